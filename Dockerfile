@@ -1,0 +1,46 @@
+# The base is an argument, for mirrors and for places without a registry.
+ARG BASE=python:3.13-slim
+FROM ${BASE}
+
+# ps, so that `docker exec ... ps` shows what runs.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends procps \
+    && rm -rf /var/lib/apt/lists/*
+
+# Not root; group 0 owns what must be written, so that any user id with that group may (OpenShift gives such ids).
+RUN useradd --uid 1000 --gid 0 --no-create-home --shell /usr/sbin/nologin appcoup \
+    && install -d -o 1000 -g 0 -m 0775 /data
+
+# Before the code, for it changes less often. Exactly what is locked.
+COPY requirements.txt /app/
+RUN pip install --no-cache-dir --root-user-action=ignore --require-hashes -r /app/requirements.txt
+
+# What runs, and no more.
+COPY app.sh health.sh supervisord.conf /app/
+COPY pid1 /app/pid1
+COPY generator /app/generator
+COPY echo /app/echo
+
+# The root file system may be read-only: what Python would cache there must be there. And a check that it starts.
+RUN python -m compileall -q /app && cd /app && python -m generator --help >/dev/null && python -m echo --help >/dev/null
+
+# supervisorctl finds supervisord.conf here.
+WORKDIR /app
+
+# /tmp holds supervisord's socket and the generator's heartbeat; with a read-only root it is a tmpfs.
+ENV APPCOUP_RUN=/tmp GENERATOR_FILE=/data/data
+
+# The data outlive the container's own layer.
+VOLUME /data
+
+# The only port.
+EXPOSE 8000
+
+# Dead, hung or stale: either program makes the container unhealthy.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=5s --retries=2 CMD ["/app/health.sh"]
+
+# By number, so that Kubernetes can see that it is not root.
+USER 1000:0
+
+# exec makes supervisord PID 1.
+CMD ["/app/app.sh"]

@@ -1,0 +1,1 @@
+"""Serves a file of numbers, one a line, that somebody appends to, over HTTP."""

@@ -1,0 +1,1 @@
+"""Appends random numbers, one a line, to a data file. Standard library only."""

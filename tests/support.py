@@ -1,0 +1,119 @@
+"""What the tests share: waiting for a condition, programs that are always ended, free ports."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+ROOT = Path(__file__).parent.parent
+T = TypeVar("T")
+
+
+def wait_until(condition: Callable[[], T], within: float = 20) -> T:
+    """Call `condition` until it returns something true, and return that; it may also assert.
+
+    After `within` seconds its own failure is raised, so that a test says what was not so.
+    """
+    deadline = time.monotonic() + within
+    while True:
+        try:
+            value = condition()
+            problem: Exception = AssertionError(f"not so within {within} s: {condition!r} gave {value!r}")
+            if value:
+                return value
+        except (AssertionError, OSError) as error:
+            problem = error
+        if time.monotonic() > deadline:
+            raise problem
+        time.sleep(0.005)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Program:
+    """A running program whose output is collected as it comes, stdout and stderr together."""
+
+    def __init__(
+        self, command: Sequence[str | Path], env: Mapping[str, str] | None = None, cwd: Path | None = None
+    ) -> None:
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("GENERATOR_", "ECHO_", "APPCOUP_"))
+        }
+        environment |= {"PYTHONPATH": str(ROOT), **(env or {})}
+        self.process = subprocess.Popen(
+            [str(word) for word in command],
+            env=environment,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.lines: list[str] = []
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.lines)
+
+    def said(self, pattern: str, within: float = 20) -> re.Match[str]:
+        """Wait for a line that matches, and return the match."""
+
+        def found() -> re.Match[str]:
+            match = re.search(pattern, self.output, re.MULTILINE)
+            assert match, f"no {pattern!r} in:\n{self.output}"
+            return match
+
+        return wait_until(found, within)
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def ended(self, within: float = 20) -> int:
+        """Wait for the end; returns the exit status, negative for a signal."""
+        status = self.process.wait(within)
+        self.reader.join(within)
+        return status
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.reader.join()
+        assert self.process.stdout
+        self.process.stdout.close()
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str | Path], env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> Iterator[Program]:
+    """Run a program; it is killed at the end, whatever happened."""
+    program = Program(command, env, cwd)
+    try:
+        yield program
+    finally:
+        program.close()
