@@ -27,8 +27,9 @@ RUN python -m compileall -q /app && cd /app && python -m generator --help >/dev/
 # supervisorctl finds supervisord.conf here.
 WORKDIR /app
 
-# /tmp holds supervisord's socket and the generator's heartbeat; with a read-only root it is a tmpfs.
-ENV APPCOUP_RUN=/tmp GENERATOR_FILE=/data/data
+# For app.sh: where the requirements are installed; and where supervisord's socket and the generator's heartbeat go
+# (with a read-only root file system a tmpfs).
+ENV APPCOUP_VENV=/usr/local APPCOUP_RUN=/tmp GENERATOR_FILE=/data/data
 
 # The data outlive the container's own layer.
 VOLUME /data

@@ -12,15 +12,17 @@ fail() {
     exit 2
 }
 
-if [ -z "${APPCOUP_RUN:-}" ]; then # not in the image
-    "$here/tests/venv" "$here/.venv" "$here/requirements.txt"
-    PATH=$here/.venv/bin:$PATH
+if [ -z "${APPCOUP_VENV:-}" ]; then # the image has everything installed
+    APPCOUP_VENV=$here/.venv
+    "$here/tests/venv" "$APPCOUP_VENV" "$here/requirements.txt"
+fi
+if [ -z "${APPCOUP_RUN:-}" ]; then
     APPCOUP_RUN=$here/.run
     mkdir -p "$APPCOUP_RUN"
 fi
 [ -w "$APPCOUP_RUN" ] || fail "$APPCOUP_RUN is not writable, and a socket and a heartbeat must be: mount a tmpfs there, as --tmpfs /tmp"
 
-export PATH APPCOUP_RUN PYTHONPATH="$here"
+export PATH="$APPCOUP_VENV/bin:$PATH" PYTHONPATH="$here" APPCOUP_RUN
 export GENERATOR_FILE="${GENERATOR_FILE:-data}" GENERATOR_HEARTBEAT="${GENERATOR_HEARTBEAT:-$APPCOUP_RUN/generator.alive}"
 export ECHO_SOURCE="${ECHO_SOURCE:-$GENERATOR_FILE}" ECHO_LISTEN="${ECHO_LISTEN:-0.0.0.0:8000}"
 

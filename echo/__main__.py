@@ -19,14 +19,14 @@ def listen(host: str, port: int) -> socket.socket:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0 when stopped, 1 when the port is taken, 2 when settings cannot work."""
     settings = parse(argv)
-    if settings.source.is_dir():
+    if os.path.isdir(settings.source):
         return refuse(f"--source (ECHO_SOURCE): {settings.source} is a directory: give a file in it")
-    if not settings.source.parent.is_dir():
+    if not os.path.isdir(settings.source.parent):
         return refuse(f"--source (ECHO_SOURCE): directory {settings.source.parent} does not exist: create it")
     try:
         listener = listen(*settings.listen)
     except OSError as error:
-        problem = os.strerror(error.errno) if error.errno else str(error)
+        problem = str(error.strerror or error).partition(" (while ")[0]
         return refuse(f"--listen (ECHO_LISTEN): {settings.listen[0]} port {settings.listen[1]}: {problem}", 1)
     from echo.server import serve  # only now: what connects meanwhile waits instead of being refused
 

@@ -55,7 +55,7 @@ class Exchange:
 
     async def text(self, status: int, text: str, headers: Headers = ()) -> None:
         """A line in words."""
-        data = f"{text}\n".encode()
+        data = f"{text}\n".encode(errors="backslashreplace")
         length = ("content-length", str(len(data)))
         await self.start(status, [TEXT, length, ("cache-control", "no-store"), *headers])
         await self.body(data)
@@ -109,6 +109,8 @@ class App:
     async def data(self, exchange: Exchange) -> None:
         """The numbers, or the part of them that was asked for."""
         lines = parse_tail(exchange.query)
+        if exchange.method == "HEAD":
+            exchange.headers.pop("range", None)  # it is for GET alone: RFC 9110, 14.2
         snapshot = self.file.look()
         modified = last_modified(snapshot.changed, time.time())
         headers = [TEXT, ("cache-control", "no-cache"), ("x-content-type-options", "nosniff")]

@@ -66,7 +66,8 @@ class DataFile:
         self.descriptor: Descriptor | None = None
         self.seen: os.stat_result | None = None
         self.snapshot: Snapshot | None = None
-        self.shrinks = 0  # of the file that was seen
+        self.served = 0  # bytes of the file that was seen
+        self.shrinks = 0  # of it
 
     def reopen(self) -> None:
         """Open the file anew at the next look."""
@@ -81,7 +82,8 @@ class DataFile:
             if not stat.S_ISREG(there.st_mode):
                 raise NotReady(f"{self.path} is not a file")
             if not (self.seen and os.path.samestat(there, self.seen)):
-                self.descriptor, self.snapshot, self.shrinks = None, None, 0
+                self.descriptor, self.served, self.shrinks = None, 0, 0
+            self.snapshot = None
             self.descriptor = self.descriptor or Descriptor(self.path)
             self.seen = os.fstat(self.descriptor.fd)
             self.snapshot = self._take(self.descriptor, self.seen)
@@ -93,10 +95,11 @@ class DataFile:
 
     def _take(self, descriptor: Descriptor, seen: os.stat_result) -> Snapshot:
         size = whole_lines(descriptor.read, seen.st_size)
+        if size < self.served:
+            self.shrinks += 1  # what is appended from now on stands where other bytes were served
+        self.served = size
         if not size:
             raise NotReady(f"{self.path} has no number yet")
-        if self.snapshot and size < self.snapshot.size:
-            self.shrinks += 1  # what is appended from now on stands where other bytes may have been served
         first = descriptor.read(0, min(size, LONGEST)).partition(b"\n")[0]
         generation = name_generation(seen.st_ino, birth_time(descriptor.fd), first, self.shrinks)
         return Snapshot(descriptor, generation, size, seen.st_mtime)

@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import fcntl
 import signal
 import socket
+import termios
 import time
+from typing import Any
 
 import uvicorn
 
@@ -29,23 +32,59 @@ class Server(uvicorn.Server):
                 await asyncio.wait_for(self.stop.wait(), 1)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept no more, let requests finish until the deadline or a second signal, cut the rest off."""
+        """Accept no more, let responses arrive until the deadline or a second signal, cut the rest off."""
         for server in self.servers:
             server.close()
-        for connection in list(self.server_state.connections):
+        state = self.server_state
+        lingering = [duplicate(connection) for connection in state.connections if in_flight(connection)]
+        for connection in list(state.connections):
             connection.shutdown()
         deadline = time.monotonic() + self.stop_timeout
-        while self.busy() and time.monotonic() < deadline and not self.hurry.is_set():
+        while (state.connections or state.tasks or lingering) and time.monotonic() < deadline:
+            if self.hurry.is_set():
+                break
+            if not state.connections:
+                lingering = [client for client in lingering if not closed_by_client(client)]
             await asyncio.sleep(0.01)
-        if self.server_state.connections:
-            say(f"cut {len(self.server_state.connections)} connection(s) off after {self.stop_timeout:g} s")
-        for connection in list(self.server_state.connections):
+        if left := len(lingering):
+            say(f"cut {left} response(s) off after {self.stop_timeout:g} s")
+        for connection in list(state.connections):
             connection.transport.abort()
-        while self.server_state.tasks:
+        while state.tasks:
             await asyncio.sleep(0.01)
 
-    def busy(self) -> bool:
-        return bool(self.server_state.connections or self.server_state.tasks)
+
+def in_flight(connection: Any) -> bool:
+    """Whether a response is still being made, or sent, or on its way to the client's acknowledgement."""
+    if connection.cycle is not None and not connection.cycle.response_complete:
+        return True
+    unsent = fcntl.ioctl(connection.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+    return bool(connection.transport.get_write_buffer_size() or any(unsent))
+
+
+def duplicate(connection: Any) -> socket.socket:
+    """A second handle of a connection, which keeps it from being closed with the first."""
+    client: socket.socket = connection.transport.get_extra_info("socket").dup()
+    client.setblocking(False)
+    return client
+
+
+def closed_by_client(client: socket.socket) -> bool:
+    """Say that no more will come, and see whether the client has taken all and closed (RFC 9112, 9.6).
+
+    Until then the response may still be in the kernel's buffers, or in a proxy's like Docker's, and
+    those go with the container.
+    """
+    try:
+        client.shutdown(socket.SHUT_WR)
+        gone = not client.recv(65536)
+    except BlockingIOError:
+        return False
+    except OSError:
+        gone = True
+    if gone:
+        client.close()
+    return gone
 
 
 async def serve(settings: Settings, listener: socket.socket) -> None:

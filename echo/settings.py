@@ -47,7 +47,9 @@ class Address(click.ParamType[tuple[str, int]]):
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, int]:
         if isinstance(value, tuple):
             return value
-        match = re.fullmatch(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]:|(?P<host>[^\[\]:]+):|:)?(?P<port>[0-9]{1,5})", value)
+        match = re.fullmatch(
+            r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]:|(?P<host>[\w.-]+):|:)?(?P<port>[0-9]{1,5})", value, re.ASCII
+        )
         if not match or int(match["port"]) > 65535:
             self.fail(f"{value!r} is not [HOST:]PORT with a port from 0 to 65535", param, ctx)
         return match["six"] or match["host"] or "0.0.0.0", int(match["port"])

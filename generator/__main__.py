@@ -1,5 +1,6 @@
 """`python -m generator`: see --help."""
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -14,10 +15,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = parse(argv)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # taken between lines, by sigtimedwait
     file = DataFile(settings.file, settings.max_size, settings.fsync)
+    beat = settings.heartbeat
+    if beat and not os.path.isdir(beat.parent):
+        say(f"generator: --heartbeat (GENERATOR_HEARTBEAT): directory {beat.parent} does not exist: create it")
+        return 2
     try:
         told = file.open()
-        if settings.heartbeat:
-            touch(settings.heartbeat)
+        if beat:
+            touch(beat)
     except Locked as error:
         say(f"generator: {error}")
         return 1
@@ -25,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"generator: --file (GENERATOR_FILE): {error}")
         return 2
     except OSError as error:
-        say(f"generator: --heartbeat (GENERATOR_HEARTBEAT): {settings.heartbeat}: {error.strerror}")
+        say(f"generator: --heartbeat (GENERATOR_HEARTBEAT): {beat}: {error.strerror}")
         return 2
     pace = f"every {settings.interval:g} s" if settings.interval else "as fast as it can"
     say(f"writing numbers from {settings.min} to {settings.max} to {settings.file} {pace}")

@@ -72,9 +72,11 @@ class DataFile:
         Raises Locked, or Unusable where no later try could help.
         """
         folder = self.path.parent
-        if self.path.is_dir():
+        if os.path.isdir(self.path):
             raise Unusable(f"{self.path} is a directory: give a file in it, as {self.path / 'data'}")
-        if not folder.is_dir():
+        if os.path.exists(self.path) and not os.path.isfile(self.path):
+            raise Unusable(f"{self.path} is not a regular file: give one, or a new name")
+        if not os.path.isdir(folder):
             raise Unusable(f"directory {folder} does not exist: create it or give a file elsewhere")
         try:
             return self.reopen()
@@ -138,7 +140,7 @@ class DataFile:
     def append(self, lines: bytes) -> int:
         """Append whole lines with one write(2); returns how many bytes of them are in the file.
 
-        That is fewer than given, and still whole lines, when the disk filled up on the way.
+        That is fewer than given, and still whole lines, when the disk filled up on the way; it is never none.
         """
         if self.max_size and self.size and self.size + len(lines) > self.max_size:
             self._rotate(lines)
@@ -152,6 +154,8 @@ class DataFile:
         kept = whole(lines[:written])
         if kept < written:
             os.ftruncate(fd, os.fstat(fd).st_size - (written - kept))
+        if not kept:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self.fsync:
             os.fsync(fd)
         return kept

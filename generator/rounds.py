@@ -20,7 +20,7 @@ RETRY = 1.0  # seconds between tries while writing fails, and between heartbeats
 def say(text: str) -> None:
     """A line on stderr; nobody reading it is no reason to end."""
     with contextlib.suppress(OSError):
-        os.write(2, f"{text}\n".encode())
+        os.write(2, os.fsencode(f"{text}\n"))
 
 
 class Numbers:
@@ -52,7 +52,7 @@ class Rounds:
         while True:
             self._beat()
             self._round()
-            if self.written == self.settings.count:
+            if self.settings.count and self.written == self.settings.count:
                 break
             due = next_round(due, RETRY if self.problem else self.settings.interval, time.monotonic())
             if stop := self._wait(due):
@@ -96,7 +96,7 @@ class Rounds:
             self.file.renew()
         elif told := self.file.reopen():
             say(told)
-        say(f"{self.file.path} {change}: going on in a new file")
+        say(f"{self.file.path} {change}: going on with what is there now")
 
     def _trouble(self, problem: str) -> None:
         if problem != self.problem:

@@ -1,0 +1,147 @@
+"""A real Docker engine, the image as built, and containers that are always removed."""
+
+import contextlib
+import functools
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from support import ROOT, wait_until
+
+# A client with BuildKit: an older one may stand earlier on PATH than the engine's own.
+DOCKER = os.environ.get("DOCKER") or ("/usr/bin/docker" if Path("/usr/bin/docker").exists() else "docker")
+HARDENED = (
+    *("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
+    *("--user", "123456:0"),
+)
+
+
+def docker(*args: str, within: float = 60) -> str:
+    """Run a docker command; returns its stdout, and raises AssertionError with its stderr if it fails."""
+    done = subprocess.run([DOCKER, *args], capture_output=True, text=True, timeout=within)
+    assert done.returncode == 0, f"docker {' '.join(args)}: {done.stderr}"
+    return done.stdout.strip()
+
+
+def problem() -> str:
+    """Why no container can be run here, or an empty string."""
+    try:
+        docker("version", "--format", "{{.Server.Version}}")
+    except (OSError, AssertionError, subprocess.TimeoutExpired):
+        return "no Docker engine answers"
+    return ""
+
+
+@functools.cache
+def image() -> str:
+    """Build the image as a user does; returns its name."""
+    environment = {**os.environ, "DOCKER": DOCKER, "DOCKER_BUILDKIT": "1"}
+    base = subprocess.run([ROOT / "tests" / "base"], capture_output=True, text=True, env=environment)
+    assert base.returncode == 0, base.stderr
+    command = [DOCKER, "build", "--quiet", "--tag", "appcoup", "--build-arg", f"BASE={base.stdout.strip()}", ROOT]
+    built = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert built.returncode == 0, built.stderr
+    return "appcoup"
+
+
+class Container:
+    """A container of the image, with its published port."""
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+
+    @property
+    def url(self) -> str:
+        return f"http://{docker('port', self.id, '8000/tcp').splitlines()[0]}"
+
+    def state(self) -> dict[str, object]:
+        state: dict[str, object] = json.loads(docker("inspect", "--format", "{{json .State}}", self.id))
+        return state
+
+    def logs(self) -> str:
+        done = subprocess.run([DOCKER, "logs", self.id], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return done.stdout
+
+    def timed_logs(self) -> list[tuple[float, str]]:
+        """Unix time and text of each line, in their order in time."""
+        command = [DOCKER, "logs", "--timestamps", self.id]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        pairs = (line.partition(" ") for line in done.stdout.splitlines())
+        return sorted((unix_time(time), text) for time, _, text in pairs)
+
+    def said(self, *texts: str, within: float = 20) -> str:
+        """Wait until all of the texts stand in the log; returns the log."""
+
+        def found() -> str:
+            log = self.logs()
+            assert all(text in log for text in texts), f"{[t for t in texts if t not in log]} not in:\n{log}"
+            return log
+
+        return wait_until(found, within)
+
+    def run(self, *command: str) -> str:
+        return docker("exec", self.id, *command)
+
+    def processes(self) -> dict[str, int]:
+        """PIDs by program, as `ps` in the container shows them: supervisord, generator, echo and what else there is."""
+        lines = [line.split(None, 1) for line in self.run("ps", "-e", "-o", "pid=,args=").splitlines()]
+        return {program_name(args): int(pid) for pid, args in lines if not args.startswith("ps ")}
+
+    def running(self) -> dict[str, int]:
+        """Wait until supervisord has said of both programs that they run; returns their PIDs."""
+
+        def both() -> dict[str, int]:
+            log = self.logs()
+            pids = {}
+            for name in ("generator", "echo"):
+                _, spawned, after = log.rpartition(f"spawned: '{name}' with pid ")
+                assert spawned and f"success: {name} entered RUNNING" in after, log
+                pids[name] = int(after.split()[0])
+            return pids
+
+        return wait_until(both)
+
+    def signal(self, name: str) -> None:
+        docker("kill", "--signal", name, self.id)
+
+    def ended(self, within: float = 20) -> int:
+        """Wait for the container's end; returns its exit status."""
+        return int(docker("wait", self.id, within=within))
+
+    def finished_at(self) -> float:
+        return unix_time(str(self.state()["FinishedAt"]))
+
+
+def program_name(args: str) -> str:
+    for name in ("supervisord", "generator", "echo"):
+        if f"-m {name}" in args or f"bin/{name}" in args:
+            return name
+    return args
+
+
+def unix_time(stamp: str) -> float:
+    """Of Docker's RFC 3339 with nanoseconds."""
+    seconds, _, fraction = stamp.rstrip("Z").partition(".")
+    return datetime.fromisoformat(f"{seconds}+00:00").timestamp() + float(f"0.{fraction or 0}")
+
+
+@contextlib.contextmanager
+def container(*options: str, command: Sequence[str] = ()) -> Iterator[Container]:
+    """`docker run -d` of the image; removed at the end with its volumes, whatever happened."""
+    id = docker("run", "--detach", "--publish", "127.0.0.1::8000", *options, image(), *command)
+    try:
+        yield Container(id)
+    finally:
+        docker("rm", "--force", "--volumes", id)
+
+
+@contextlib.contextmanager
+def volume() -> Iterator[str]:
+    name = docker("volume", "create")
+    try:
+        yield name
+    finally:
+        docker("volume", "rm", "--force", name)

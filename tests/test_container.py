@@ -1,0 +1,127 @@
+"""The image as built: what it shows, leaves, opens and says."""
+
+import itertools
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from engine import DOCKER, Container, container
+from support import wait_until
+
+pytestmark = pytest.mark.docker
+
+
+def test_curl_gets_numbers_one_a_line_two_seconds_apart(options: list[str]) -> None:
+    with container(*options) as app:
+        app.running()
+        app.signal("USR2")
+        wait_until(lambda: app.logs().count("generator | wrote ") >= 3)
+        times = [time for time, line in app.timed_logs() if "generator | wrote " in line]
+        assert all(1.9 < later - time < 2.1 for time, later in itertools.pairwise(times))
+        lines = subprocess.check_output(["curl", "-sf", f"{app.url}/data"], text=True).splitlines()
+        assert len(lines) >= 4
+        assert all(line.isdecimal() and 0 <= int(line) <= 32767 for line in lines)
+
+
+def test_ps_shows_supervisord_as_pid_1_the_generator_and_echo_and_nothing_else(options: list[str]) -> None:
+    with container(*options) as app:
+        app.running()
+        assert app.processes().keys() == {"supervisord", "generator", "echo"}
+        assert app.processes()["supervisord"] == 1
+
+
+def test_supervisorctl_works_by_docker_exec(options: list[str]) -> None:
+    with container(*options) as app:
+        pids = app.running()
+        status = [line.split() for line in app.run("supervisorctl", "status").splitlines()]
+        assert {words[0]: (words[1], int(words[3].rstrip(","))) for words in status} == {
+            name: ("RUNNING", pid) for name, pid in pids.items()
+        }
+
+
+def test_it_does_not_run_as_root() -> None:
+    with container() as app:
+        app.running()
+        assert {line.split()[0] for line in app.run("ps", "-e", "-o", "uid=").splitlines()} == {"1000"}
+
+
+def test_a_mounted_folder_has_the_file(tmp_path: Path) -> None:
+    """`docker run -v "$PWD":/data` leaves the numbers in that folder, and they go on in the next run."""
+    tmp_path.chmod(0o775)
+    user = f"{os.getuid() or 1000}:0"  # root's folder is its group's too, and so the image's own user may write
+    for runs in (1, 2):
+        with container("--user", user, "--volume", f"{tmp_path}:/data") as app:
+            app.said("writing numbers")
+            lines = wait_until(lambda runs=runs: (tmp_path / "data").read_text().splitlines()[runs - 1 :])  # type: ignore[misc]
+            assert all(line.isdecimal() for line in lines)
+            app.signal("TERM")
+            assert app.ended() == 0
+
+
+def test_another_user_id_of_group_0_goes_on_with_the_same_volume(options: list[str]) -> None:
+    for user in ("1000:0", "123456:0"):
+        with container(*options, "--user", user) as app:
+            app.running()
+            app.signal("TERM")
+            assert app.ended() == 0
+
+
+def test_no_tcp_port_but_8000_is_open(options: list[str]) -> None:
+    with container(*options) as app:
+        app.running()
+        tables = app.run("cat", "/proc/net/tcp", "/proc/net/tcp6").splitlines()
+        listening = [line.split()[1] for line in tables if line.split()[3] == "0A"]
+        assert [int(address.rpartition(":")[2], 16) for address in listening] == [8000]
+
+
+def test_each_line_of_the_log_has_its_programs_name(options: list[str]) -> None:
+    with container(*options) as app:
+        pids = app.running()
+        app.run("sh", "-c", f"kill -SEGV {pids['echo']}")
+        app.said("terminated by SIGSEGV")
+        app.running()
+        app.signal("TERM")
+        app.ended()
+        names = {line.split(" | ")[0] for line in app.logs().splitlines()}
+        assert names == {"supervisord", "generator", "echo"}
+
+
+def health(app: Container) -> str:
+    """What the image's health check says: nothing, or why it is not healthy."""
+    done = subprocess.run([DOCKER, "exec", app.id, "/app/health.sh"], capture_output=True, text=True)
+    assert bool(done.returncode) == bool(done.stdout), done
+    return done.stdout
+
+
+def test_docker_calls_it_healthy(options: list[str]) -> None:
+    with container("--health-interval", "1s", *options) as app:
+        wait_until(lambda: app.state()["Health"]["Status"] == "healthy")  # type: ignore[index]
+
+
+@pytest.mark.parametrize("program", ["generator", "echo"])
+def test_unhealthy_when_a_program_is_dead(options: list[str], program: str) -> None:
+    with container(*options) as app:
+        app.running()
+        wait_until(lambda: not health(app))
+        app.run("supervisorctl", "stop", program)
+        assert program in wait_until(lambda: health(app))
+
+
+@pytest.mark.parametrize("program", ["generator", "echo"])
+def test_unhealthy_when_a_program_hangs(options: list[str], program: str) -> None:
+    """Before the pid1 plugin replaces it."""
+    with container(*options) as app:
+        pids = app.running()
+        wait_until(lambda: not health(app))
+        app.run("sh", "-c", f"kill -STOP {pids[program]}")
+        assert program in wait_until(lambda: health(app))
+        assert app.running()[program] == pids[program]
+
+
+def test_unhealthy_when_the_newest_number_is_stale(options: list[str]) -> None:
+    """Although both programs live."""
+    with container("--env", "GENERATOR_INTERVAL=60", "--env", "ECHO_STALE=1", *options) as app:
+        app.running()
+        assert "echo: HTTP/1.1 503" in wait_until(lambda: health(app))

@@ -1,0 +1,115 @@
+"""What the application promises over HTTP, whatever the coupling; see couplings.py."""
+
+from collections.abc import Iterator
+
+import pytest
+import requests
+
+from couplings import COUPLINGS
+from support import wait_until
+
+NEEDS = {"container": [pytest.mark.docker]}
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=NEEDS.get(name, []), id=name) for name in COUPLINGS], autouse=True
+)
+def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with COUPLINGS[request.param](tmp_path_factory.mktemp(request.param)) as address:
+        wait_until(lambda: requests.get(f"{address}/readyz").status_code == 200)
+        yield address
+
+
+def grown(url: str, etag: str) -> requests.Response:
+    """The data once they are no longer those of `etag`."""
+
+    def get() -> requests.Response | None:
+        response = requests.get(f"{url}/data", headers={"If-None-Match": etag})
+        return response if response.status_code == 200 else None
+
+    response = wait_until(get)
+    assert response
+    return response
+
+
+def test_numbers_one_a_line(url: str) -> None:
+    response = requests.get(f"{url}/data")
+    assert response.headers["content-type"].startswith("text/plain")
+    assert response.content.endswith(b"\n")
+    assert all(0 <= int(line) <= 32767 for line in response.text.splitlines())
+
+
+def test_the_numbers_are_only_ever_appended_to(url: str) -> None:
+    first = requests.get(f"{url}/data")
+    second = grown(url, first.headers["etag"])
+    assert second.content.startswith(first.content)
+    assert len(second.content) > len(first.content)
+
+
+def test_head_is_get_without_a_body(url: str) -> None:
+    response = requests.head(f"{url}/data")
+    assert response.status_code == 200
+    assert int(response.headers["content-length"]) > 0
+    assert response.content == b""
+
+
+def test_what_was_served_before_is_resumed_by_range_and_if_range(url: str) -> None:
+    """With the ETag of then, although the file has grown."""
+    first = requests.get(f"{url}/data")
+    grown(url, first.headers["etag"])
+    headers = {"Range": f"bytes={len(first.content)}-", "If-Range": first.headers["etag"]}
+    rest = requests.get(f"{url}/data", headers=headers)
+    assert rest.status_code == 206
+    whole = requests.get(f"{url}/data").content
+    assert whole.startswith(first.content + rest.content)
+
+
+def test_another_generations_etag_is_answered_with_the_whole(url: str) -> None:
+    response = requests.get(f"{url}/data", headers={"Range": "bytes=2-", "If-Range": '"0000000000000000-2"'})
+    assert response.status_code == 200
+
+
+def test_a_suffix_range_is_the_end(url: str) -> None:
+    response = requests.get(f"{url}/data", headers={"Range": "bytes=-1"})
+    assert (response.status_code, response.content) == (206, b"\n")
+
+
+def test_a_range_beyond_the_end_is_416_with_the_size(url: str) -> None:
+    response = requests.get(f"{url}/data", headers={"Range": "bytes=999999999-"})
+    assert response.status_code == 416
+    assert response.headers["content-range"].startswith("bytes */")
+
+
+def test_tail_is_the_last_lines(url: str) -> None:
+    lines = requests.get(f"{url}/data", params={"tail": "2"}).text.splitlines()
+    assert len(lines) == 2
+    assert "\n".join(lines) in requests.get(f"{url}/data").text
+
+
+@pytest.mark.parametrize("query", ["tail=-1", "tail=x", "tail=", "tail=1&tail=2", "tial=1", "tail=" + "9" * 5000])
+def test_a_wrong_query_is_400_and_says_why(url: str, query: str) -> None:
+    response = requests.get(f"{url}/data?{query}")
+    assert response.status_code == 400
+    assert "tail" in response.text
+    assert len(response.text.splitlines()) == 1
+
+
+@pytest.mark.parametrize("path", ["/", "/data/", "/data.lock", "/../data", "/etc/passwd", "//data", "/%2e%2e/data"])
+def test_nothing_else_is_served(url: str, path: str) -> None:
+    session = requests.Session()
+    prepared = session.prepare_request(requests.Request("GET", url))
+    prepared.url = url + path  # as it is, not made tidy
+    with session:
+        assert session.send(prepared).status_code == 404
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_other_methods_are_405_with_allow(url: str, method: str) -> None:
+    response = requests.request(method, f"{url}/data", data=b"1\n")
+    assert response.status_code == 405
+    assert response.headers["allow"] == "GET, HEAD"
+
+
+def test_alive_and_ready(url: str) -> None:
+    assert requests.get(f"{url}/healthz").status_code == 200
+    assert requests.get(f"{url}/readyz").status_code == 200

@@ -1,0 +1,421 @@
+"""supervisord with the pid1 plugin as PID 1 of the image as built: signals, ends, restarts, orphans."""
+
+import itertools
+import os
+import pty
+import select
+import socket
+import statistics
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from engine import DOCKER, Container, container, docker, image
+from support import ROOT, wait_until
+
+pytestmark = pytest.mark.docker
+CONF = (ROOT / "supervisord.conf").read_text()
+GENERATOR = "command = python -m generator"
+ECHO = "command = python -m echo"
+CLEAN = ("generator | stopped by SIGTERM", "echo | stopped: ")
+
+
+def conf(tmp_path: Path, *changes: tuple[str, str]) -> list[str]:
+    """Options that run the image with its supervisord.conf changed."""
+    text = CONF
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    path = tmp_path / "supervisord.conf"
+    path.write_text(text)
+    path.chmod(0o644)
+    tmp_path.chmod(0o755)
+    return ["--volume", f"{path}:/app/supervisord.conf:ro"]
+
+
+def stop(app: Container, name: str = "TERM") -> float:
+    """Send a signal and wait for the end, with status 0; returns the seconds from one to the other."""
+    start = time.time()
+    app.signal(name)
+    assert app.ended() == 0, app.logs()
+    return app.finished_at() - start
+
+
+# Stopping
+
+
+@pytest.mark.parametrize("name", ["TERM", "INT", "QUIT"])
+def test_a_stop_signal_stops_both_cleanly_within_a_second(options: list[str], name: str) -> None:
+    with container(*options) as app:
+        app.running()
+        assert stop(app, name) < 1
+        app.said(*CLEAN)
+
+
+def test_ctrl_c_in_a_terminal_stops_both(options: list[str]) -> None:
+    """`docker run -it`, with a real terminal."""
+    mine, theirs = pty.openpty()
+    name = f"appcoup-terminal-{os.getpid()}"
+    client = subprocess.Popen(
+        [DOCKER, "run", "--rm", "-it", "--name", name, *options, image()], stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    seen = b""
+
+    def read_until(text: bytes) -> None:
+        nonlocal seen
+        while text not in seen:
+            assert select.select([mine], [], [], 20)[0], seen
+            seen += os.read(mine, 4096)
+
+    try:
+        read_until(b"generator | writing")
+        read_until(b"echo | serving")
+        os.write(mine, b"\x03")
+        read_until(b"generator | stopped by SIGTERM")
+        read_until(b"echo | stopped")
+        assert client.wait(20) == 0
+    finally:
+        client.kill()
+        client.wait()
+        os.close(mine)
+        subprocess.run([DOCKER, "rm", "--force", name], capture_output=True)
+
+
+def test_downloads_in_flight_finish(options: list[str]) -> None:
+    """50 of them, each more than the buffers on the way hold; both programs still stop cleanly, status 0."""
+    numbers = {"GENERATOR_INTERVAL": "0", "GENERATOR_COUNT": "1500000"}
+    with container(*(f"--env={k}={v}" for k, v in numbers.items()), *options) as app:
+        app.said("generator | done:")
+        url = urlsplit(app.url)
+        clients = [socket.create_connection((url.hostname, url.port)) for _ in range(50)]
+        for client in clients:
+            client.sendall(b"GET /data HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        heads = [client.recv(4096) for client in clients]
+        start = time.time()
+        app.signal("TERM")
+        app.said("echo | SIGTERM: stopping")
+        with ThreadPoolExecutor(10) as pool:
+            sizes = list(pool.map(drain, clients))
+        assert app.ended() == 0
+        for head, size in zip(heads, sizes, strict=True):
+            header, _, body = head.partition(b"\r\n\r\n")
+            length = int(header.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
+            assert len(body) + size == length > 8_000_000
+        app.said("echo | stopped: ")
+        assert app.finished_at() - start < 3  # echo's own limit for the laggards
+
+
+def drain(client: socket.socket) -> int:
+    size = 0
+    with client:
+        while data := client.recv(2**20):
+            size += len(data)
+    return size
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.01, 0.02, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5])
+def test_a_stop_during_start_up_is_not_lost(options: list[str], delay: float) -> None:
+    """Wherever in the start the signal arrives: before supervisord runs it would be dropped by the kernel."""
+    with container(*options) as app:
+        threading.Event().wait(delay)
+        assert stop(app) < 1
+
+
+def test_a_stop_during_back_off_ends_at_once(options: list[str], tmp_path: Path) -> None:
+    with container(*options, *conf(tmp_path, (GENERATOR, "command = sh -c 'exit 3'"))) as app:
+        app.said("exited: generator (exit status 3; not expected)")
+        assert stop(app) < 1
+
+
+def test_fifty_stops_right_after_a_respawn(options: list[str]) -> None:
+    """The signal then meets a child between fork and exec, or a Python that is starting."""
+
+    def once(number: int) -> float:
+        with container(*options[: options.index("--volume")]) as app:
+            pids = app.running()
+            program = ("generator", "echo")[number % 2]
+            respawn_and_stop = (
+                f"kill -9 {pids[program]}; until [ ! -d /proc/{pids[program]} ]; do :; done; kill -TERM 1"
+            )
+            start = time.time()
+            subprocess.run([DOCKER, "exec", app.id, "sh", "-c", respawn_and_stop], capture_output=True)
+            assert app.ended() == 0, app.logs()
+            return app.finished_at() - start
+
+    with ThreadPoolExecutor(5) as pool:
+        times = list(pool.map(once, range(50)))
+    assert len(times) == 50
+    assert max(times) < 4, sorted(times)  # a lost signal takes the full 5 s; five containers share the machine here
+
+
+@pytest.mark.parametrize("deaf", [(GENERATOR,), (GENERATOR, ECHO)], ids=["one", "both"])
+def test_programs_that_ignore_term_are_killed_together_at_their_deadline(
+    options: list[str], tmp_path: Path, deaf: tuple[str, ...]
+) -> None:
+    """Within the 10 s that Docker gives, and within 50 ms of the 5 s that the conf gives."""
+    ignoring = "command = sh -c \"trap '' TERM; echo deaf; while :; do sleep 1; done\""
+    with container(*options, *conf(tmp_path, *((command, ignoring) for command in deaf))) as app:
+        wait_until(lambda: app.logs().count("| deaf") == len(deaf))
+        docker("stop", "--time", "10", app.id)
+        assert app.state()["ExitCode"] == 0
+        log = app.timed_logs()
+        told = next(time for time, line in log if "received SIGTERM" in line)
+        killed = [time for time, line in log if "with SIGKILL" in line]
+        assert len(killed) == len(deaf)
+        assert all(5.0 <= time - told < 5.05 for time in killed)
+
+
+# Signals passed on
+
+
+@pytest.mark.parametrize("name", ["HUP", "USR1", "USR2"])
+def test_a_signal_is_passed_on_to_both_and_nothing_restarts(options: list[str], name: str) -> None:
+    with container(*options) as app:
+        pids = app.running()
+        app.signal(name)
+        app.said(f"generator | SIG{name}", f"echo | SIG{name}")
+        assert app.running() == pids
+
+
+def test_a_signal_during_start_up_waits_for_both(options: list[str]) -> None:
+    """Passed on at once it would kill a program that has no handler yet."""
+    with container(*options) as app:
+        app.said("spawned: 'echo'")
+        app.signal("USR1")
+        app.said("generator | SIGUSR1", "echo | SIGUSR1")
+        assert app.logs().count("spawned: ") == 2
+
+
+# Restarts
+
+RESPAWN = """
+import os, signal, sys, time
+old, name = int(sys.argv[1]), sys.argv[2].encode()
+def pid():
+    for entry in os.listdir("/proc"):
+        try:
+            if entry.isdecimal() and b"-m\\0" + name in open(f"/proc/{entry}/cmdline", "rb").read():
+                return int(entry)
+        except OSError:
+            pass
+os.kill(old, signal.SIGKILL)
+start = time.monotonic()
+while pid() in (None, old):
+    assert time.monotonic() - start < 10
+print(time.monotonic() - start)
+"""
+
+
+@pytest.mark.parametrize("program", ["generator", "echo"])
+def test_a_killed_program_has_a_new_pid_within_100_ms_and_the_other_is_untouched(
+    options: list[str], program: str
+) -> None:
+    other = {"generator": "echo", "echo": "generator"}[program]
+    with container(*options) as app:
+        times = []
+        for _ in range(3):  # the machine may be slow once
+            pids = app.running()
+            times.append(float(app.run("python", "-c", RESPAWN, str(pids[program]), program)))
+            after = app.running()
+            assert after[program] != pids[program]
+            assert after[other] == pids[other]
+        assert statistics.median(times) < 0.1, times
+
+
+@pytest.mark.parametrize("program", ["generator", "echo"])
+def test_a_hung_program_is_replaced_within_its_deadline_and_the_other_is_untouched(
+    options: list[str], program: str
+) -> None:
+    other = {"generator": "echo", "echo": "generator"}[program]
+    with container(*options) as app:
+        pids = app.running()
+        start = time.time()
+        app.run("sh", "-c", f"kill -STOP {pids[program]}")
+        app.said(f"{program} hangs")
+        killed = next(time for time, line in app.timed_logs() if f"{program} hangs" in line)
+        assert killed - start < 10.05  # the deadline in supervisord.conf
+        wait_until(lambda: app.running()[program] != pids[program])
+        assert app.running()[other] == pids[other]
+
+
+def test_back_off_ends_within_50_ms_of_its_time(options: list[str], tmp_path: Path) -> None:
+    with container(*options, *conf(tmp_path, (GENERATOR, "command = sh -c 'exit 3'"))) as app:
+        app.ended()
+        log = app.timed_logs()
+        exits = [time for time, line in log if "exited: generator" in line]
+        spawns = [time for time, line in log if "spawned: 'generator'" in line]
+        late = [spawn - end - delay for delay, end, spawn in zip((1, 2, 3), exits, spawns[1:], strict=False)]
+        assert len(late) == 3
+        assert all(seconds > -0.01 for seconds in late)
+        assert statistics.median(late) < 0.05, late
+
+
+def test_startsecs_0_is_no_hot_loop(options: list[str], tmp_path: Path) -> None:
+    with container(*options, *conf(tmp_path, (GENERATOR, "command = false\nstartsecs = 0"))) as app:
+        wait_until(lambda: app.logs().count("spawned: 'generator'") >= 4)
+        spawns = [time for time, line in app.timed_logs() if "spawned: 'generator'" in line]
+        assert all(later - time > 0.9 for time, later in itertools.pairwise(spawns))
+
+
+# The end that tells the truth
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "why"),
+    [
+        ("sh -c 'exit 3'", 3, "exit status 3"),
+        ("sh -c 'exit 255'", 255, "exit status 255"),
+        ("true", 1, "exit status 0"),
+        ("sh -c 'kill -SEGV $$'", 139, "terminated by SIGSEGV"),
+        ("sh -c 'kill -9 $$'", 137, "terminated by SIGKILL"),
+        ("/app/missing", 127, "can't find command '/app/missing'"),
+    ],
+)
+def test_a_program_that_cannot_be_kept_up_ends_the_container_with_its_status(
+    options: list[str], tmp_path: Path, command: str, status: int, why: str
+) -> None:
+    """The last line of the log says which program and why; the other one has stopped cleanly."""
+    with container(*options, *conf(tmp_path, (GENERATOR, f"command = {command}\nstartretries = 1"))) as app:
+        assert app.ended() == status
+        app.said("echo | stopped: ")
+        last = app.timed_logs()[-1][1]
+        assert last == f"supervisord | CRIT generator cannot be kept up ({why}): ending with status {status}"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "names"),
+    [
+        ("GENERATOR_INTERVAL=-1", "--interval (GENERATOR_INTERVAL)"),
+        ("GENERATOR_FILE=/nowhere/data", "directory /nowhere does not exist"),
+        ("GENERATOR_FILE=/etc/data", "/etc/data"),
+        ("GENERATOR_INTERVALL=1", "GENERATOR_INTERVALL"),
+        ("ECHO_STALE=soon", "'ECHO_STALE'"),
+        ("ECHO_LISTEN=0.0.0.0:80000", "'ECHO_LISTEN'"),
+    ],
+)
+def test_a_wrong_setting_ends_the_container_at_once_and_says_which(options: list[str], wrong: str, names: str) -> None:
+    """Once: a program that says with status 2 that it cannot work so is not tried again."""
+    source = ["--env", "ECHO_SOURCE=/data/data"] if "FILE" in wrong else []
+    with container("--env", wrong, *source, *options) as app:
+        assert app.ended() == 2
+        assert len([line for line in app.logs().splitlines() if names in line]) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "names"),
+    [
+        ("forward = HUP USR1 USR2", "forward = HUP TERM", "forward: SIGTERM cannot be passed on"),
+        ("forward = HUP USR1 USR2", "forward = NOPE", "forward: SIGNOPE cannot be passed on"),
+        ("alive.echo = ", "alive.ecko = ", "alive.ecko"),
+        ("/healthz 10", "/healthz soon", "alive.echo"),
+    ],
+)
+def test_a_wrong_setting_of_the_plugin_is_one_line(tmp_path: Path, old: str, new: str, names: str) -> None:
+    with container(*conf(tmp_path, (old, new))) as app:
+        assert app.ended() == 2
+        (line,) = app.logs().splitlines()
+        assert names in line
+
+
+def test_a_read_only_root_without_a_temporary_directory_is_one_line() -> None:
+    with container("--read-only") as app:
+        assert app.ended() == 2
+        (line,) = app.logs().splitlines()
+        assert "--tmpfs /tmp" in line
+
+
+def test_a_second_generator_on_the_same_volume_says_who_writes(options: list[str]) -> None:
+    with container(*options) as first:
+        first.running()
+        with container(*options) as second:
+            assert second.ended() == 1
+            assert f"has a writer already: generator with pid {first.running()['generator']}" in second.logs()
+        assert first.running()
+
+
+# Orphans
+
+ORPHANS = "for i in $(seq 100); do (sleep 2.$i >/dev/null 2>&1 &); done"
+NO_REAPING = """
+import os
+
+def make_plugin(supervisord):
+    options = supervisord.options
+
+    def waitpid():
+        for pid in options.pidhistory:
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                raise AssertionError("only the test's own programs end here")
+        return None, None
+
+    options.waitpid = waitpid
+    return object()
+"""
+
+
+def zombies(app: Container) -> int:
+    return app.run("ps", "-e", "-o", "stat=").count("Z")
+
+
+def sleepers(app: Container) -> int:
+    return app.run("ps", "-e", "-o", "args=").count("sleep 2.")
+
+
+def test_a_hundred_orphans_are_reaped(options: list[str]) -> None:
+    with container(*options) as app:
+        app.running()
+        app.run("sh", "-c", ORPHANS)
+        assert sleepers(app) == 100
+        wait_until(lambda: sleepers(app) == 0)
+        assert app.processes().keys() == {"supervisord", "generator", "echo"}
+        assert zombies(app) == 0
+
+
+def test_without_reaping_the_hundred_orphans_stay_as_zombies(options: list[str], tmp_path: Path) -> None:
+    """What the test before this one would see if nobody reaped."""
+    plugin = tmp_path / "no_reaping.py"
+    plugin.write_text(NO_REAPING)
+    section = "[rpcinterface:no_reaping]\nsupervisor.rpcinterface_factory = no_reaping:make_plugin\n\n"
+    changed = conf(tmp_path, ("[rpcinterface:supervisor]", section + "[rpcinterface:supervisor]"))
+    with container(*options, *changed, "--volume", f"{plugin}:/app/no_reaping.py:ro") as app:
+        app.running()
+        app.run("sh", "-c", ORPHANS)
+        wait_until(lambda: zombies(app) == 100)
+
+
+# Reload
+
+
+@pytest.mark.parametrize("how", ["supervisorctl", "HUP"])
+def test_reloads_leak_nothing(options: list[str], tmp_path: Path, how: str) -> None:
+    """Neither descriptors nor processes; with `forward` empty, SIGHUP is supervisord's own reload."""
+    with container(*options, *conf(tmp_path, ("forward = HUP USR1 USR2", "forward ="))) as app:
+        app.running()
+        before = app.run("ls", "/proc/1/fd")
+        for count in range(2, 7):
+            if how == "HUP":
+                app.signal("HUP")
+            else:
+                app.run("supervisorctl", "reload")
+            wait_until(lambda count=count: app.logs().count("success: ") == 2 * count)  # type: ignore[misc]
+        assert app.run("ls", "/proc/1/fd") == before
+        assert app.processes().keys() == {"supervisord", "generator", "echo"}
+        assert stop(app) < 1
+
+
+# What a program inherits
+
+
+def test_a_program_inherits_no_ignored_and_no_blocked_signals(options: list[str], tmp_path: Path) -> None:
+    with container(*options, *conf(tmp_path, (GENERATOR, "command = sleep 1000"))) as app:
+        pids = app.running()
+        status = app.run("cat", f"/proc/{pids['generator']}/status")
+        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        assert int(fields["SigIgn"], 16) == 0
+        assert int(fields["SigBlk"], 16) == 0
