@@ -6,7 +6,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from echo.settings import parse, refuse
+from echo.settings import parse
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -19,15 +19,13 @@ def listen(host: str, port: int) -> socket.socket:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0 when stopped, 1 when the port is taken, 2 when settings cannot work."""
     settings = parse(argv)
-    if os.path.isdir(settings.source):
-        return refuse(f"--source (ECHO_SOURCE): {settings.source} is a directory: give a file in it")
-    if not os.path.isdir(settings.source.parent):
-        return refuse(f"--source (ECHO_SOURCE): directory {settings.source.parent} does not exist: create it")
     try:
         listener = listen(*settings.listen)
     except OSError as error:
-        problem = str(error.strerror or error).partition(" (while ")[0]
-        return refuse(f"--listen (ECHO_LISTEN): {settings.listen[0]} port {settings.listen[1]}: {problem}", 1)
+        host, port = settings.listen
+        problem = os.strerror(error.errno) if isinstance(error.errno, int) and error.errno > 0 else str(error)
+        print(f"echo: --listen (ECHO_LISTEN): {host} port {port}: {problem}", file=sys.stderr)
+        return 1
     from echo.server import serve  # only now: what connects meanwhile waits instead of being refused
 
     asyncio.run(serve(settings, listener))

@@ -1,21 +1,17 @@
 """echo's settings: each one a flag and an environment variable."""
 
+import argparse
 import math
 import os
 import re
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import click
+from typing import Any, NoReturn
 
 from echo import __doc__ as purpose
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(argparse.Namespace):
     """What to serve where; see `--help` for each field's meaning and unit."""
 
     source: Path
@@ -24,82 +20,71 @@ class Settings:
     stop_timeout: float
 
 
-class Seconds(click.ParamType[float]):
+def seconds(text: str) -> float:
     """A finite number of seconds, 0 or more."""
-
-    name = "seconds"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> float:
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not 0 <= number < math.inf:
-            self.fail(f"{value!r} is not a number of seconds, 0 or more", param, ctx)
-        return number
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, 0 or more")
+    return value
 
 
-class Address(click.ParamType[tuple[str, int]]):
-    """A host and a port to listen on, as 0.0.0.0:8000, [::]:8000 or 8000."""
-
-    name = "[host:]port"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, int]:
-        if isinstance(value, tuple):
-            return value
-        match = re.fullmatch(
-            r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]:|(?P<host>[\w.-]+):|:)?(?P<port>[0-9]{1,5})", value, re.ASCII
-        )
-        if not match or int(match["port"]) > 65535:
-            self.fail(f"{value!r} is not [HOST:]PORT with a port from 0 to 65535", param, ctx)
-        return match["six"] or match["host"] or "0.0.0.0", int(match["port"])
+def address(text: str) -> tuple[str, int]:
+    """A host and a port to listen on, from 0.0.0.0:8000, [::]:8000, :8000 or 8000."""
+    match = re.fullmatch(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]:|(?P<host>[^\[\]:]*):)?(?P<port>[0-9]{1,5})", text)
+    if not match or int(match["port"]) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not [HOST:]PORT with a port from 0 to 65535")
+    return match["six"] or match["host"] or "0.0.0.0", int(match["port"])
 
 
-def option(flag: str, default: str, text: str, **more: Any) -> click.Option:
-    variable = "ECHO_" + flag.removeprefix("--").replace("-", "_").upper()
-    return click.Option(
-        [flag], default=default, envvar=variable, show_envvar=True, show_default=True, help=text, **more
-    )
+def source(text: str) -> Path:
+    """The data file, or where it will be."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a directory: give a file in it, as {path / 'data'}")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"directory {path.parent} does not exist: create it or give a file elsewhere")
+    return path
 
 
-COMMAND = click.Command(
-    "echo",
-    help=purpose,
-    callback=Settings,
-    params=[
-        option("--source", "data", "the data file", type=click.Path(path_type=Path)),
-        option("--listen", "0.0.0.0:8000", "where to answer", type=Address()),
-        option("--stale", "10", "ready no longer when the newest number is older; 0: never", type=Seconds()),
-        option("--stop-timeout", "3", "when stopped, requests in flight have so long to finish", type=Seconds()),
-    ],
-)
+def variable(flag: str) -> str:
+    """The environment variable that stands for a flag: `--stop-timeout` is ECHO_STOP_TIMEOUT."""
+    return "ECHO_" + flag.removeprefix("--").replace("-", "_").upper()
 
 
-def refuse_unknown(environ: Mapping[str, str]) -> None:
-    """A misspelt variable is an error; those that Kubernetes sets for a service of this name are not."""
-    service_link = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT$|_PORT_\d+_(TCP|UDP|SCTP)")
-    known = sorted(str(param.envvar) for param in COMMAND.params)
-    for name in sorted(environ):
-        if name.startswith("ECHO_") and name not in known and not service_link.search(name):
-            raise click.UsageError(f"unknown environment variable {name}: there is {', '.join(known)}")
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line that names flag and variable, status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        message = re.sub(r"^argument (--[\w-]+):", lambda m: f"{m[1]} ({variable(m[1])}):", message)
+        self.exit(2, f"{self.prog}: {message}\n")
 
 
 def parse(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
     """Settings from flags, then environment, then defaults.
 
-    Ends the program with status 2 and one line on stderr if one of them is wrong, with 0 after --help.
+    Ends the program with status 2 and one line on stderr if one of them is wrong.
     """
-    try:
-        refuse_unknown(environ)
-        settings = COMMAND.main(argv, prog_name="echo", standalone_mode=False)
-    except click.ClickException as error:
-        sys.exit(refuse(error.format_message()))
-    if not isinstance(settings, Settings):  # --help was printed
-        sys.exit(0)
-    return settings
+    parser = Parser(prog="echo", description=purpose, allow_abbrev=False)
+    known: set[str] = set()
 
+    def option(flag: str, convert: Callable[[str], Any], default: str, text: str, metavar: str) -> None:
+        name = variable(flag)
+        known.add(name)
+        value = environ.get(name) or default  # argparse converts a default that is a string
+        parser.add_argument(
+            flag, type=convert, default=value, metavar=metavar, help=f"{text} [{name}, default {default}]"
+        )
 
-def refuse(problem: str, status: int = 2) -> int:
-    """Say in one line why echo does not start; returns the exit status to do it with."""
-    print("echo:", " ".join(problem.split()), file=sys.stderr, flush=True)
-    return status
+    option("--source", source, "data", "the data file", "PATH")
+    option("--listen", address, "0.0.0.0:8000", "where to answer", "[HOST:]PORT")
+    option("--stale", seconds, "10", "not ready when the newest number is older; 0: never", "SECONDS")
+    option("--stop-timeout", seconds, "3", "when stopped, what is in flight has so long to arrive", "SECONDS")
+    # A misspelt variable is an error; those that Kubernetes sets for a service of this name are not.
+    service_link = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT$|_PORT_\d+_(TCP|UDP|SCTP)")
+    for name in sorted(environ):
+        if name.startswith("ECHO_") and name not in known and not service_link.search(name):
+            parser.error(f"unknown environment variable {name}: there is {', '.join(sorted(known))}")
+    return parser.parse_args(argv, Settings())

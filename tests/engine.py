@@ -41,7 +41,7 @@ def image() -> str:
     environment = {**os.environ, "DOCKER": DOCKER, "DOCKER_BUILDKIT": "1"}
     base = subprocess.run([ROOT / "tests" / "base"], capture_output=True, text=True, env=environment)
     assert base.returncode == 0, base.stderr
-    command = [DOCKER, "build", "--quiet", "--tag", "appcoup", "--build-arg", f"BASE={base.stdout.strip()}", ROOT]
+    command = [DOCKER, "build", "--quiet", "--tag", "appcoup", "--build-arg", f"BASE={base.stdout.strip()}", str(ROOT)]
     built = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert built.returncode == 0, built.stderr
     return "appcoup"

@@ -2,18 +2,19 @@
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
+from hypothesis import settings as profiles
 from hypothesis import strategies as st
 
 from generator import settings
 from generator.cadence import next_round
 from generator.rounds import Numbers
 
-hypothesis_settings.load_profile("ci")  # the same examples each time, no deadline
+profiles.load_profile("ci")  # the same examples each time, no deadline
 
 INTERVALS = st.floats(0.001, 1000)
 LATENESS = st.floats(0, 1)  # of an interval
@@ -85,7 +86,7 @@ def test_boolean_no(word: str) -> None:
         *((settings.boolean, text) for text in ("", "2", "y", "maybe", "yes ")),
     ],
 )
-def test_a_wrong_value_is_refused_and_quoted(convert: settings.Callable[[str], object], text: str) -> None:
+def test_a_wrong_value_is_refused_and_quoted(convert: Callable[[str], object], text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="is ") as refused:
         convert(text)
     assert repr(text) in str(refused.value)

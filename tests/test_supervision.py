@@ -162,7 +162,9 @@ def test_programs_that_ignore_term_are_killed_together_at_their_deadline(
     ignoring = "command = sh -c \"trap '' TERM; echo deaf; while :; do sleep 1; done\""
     with container(*options, *conf(tmp_path, *((command, ignoring) for command in deaf))) as app:
         wait_until(lambda: app.logs().count("| deaf") == len(deaf))
-        docker("stop", "--time", "10", app.id)
+        app.signal("TERM")
+        app.said("received SIGTERM")
+        docker("stop", "--time", "10", app.id)  # which wakes the main loop again
         assert app.state()["ExitCode"] == 0
         log = app.timed_logs()
         told = next(time for time, line in log if "received SIGTERM" in line)
@@ -245,7 +247,11 @@ def test_a_hung_program_is_replaced_within_its_deadline_and_the_other_is_untouch
 
 
 def test_back_off_ends_within_50_ms_of_its_time(options: list[str], tmp_path: Path) -> None:
+    """Also when the main loop was woken in between, so that its own second is another."""
     with container(*options, *conf(tmp_path, (GENERATOR, "command = sh -c 'exit 3'"))) as app:
+        for number in range(1, 4):
+            wait_until(lambda number=number: app.logs().count("exited: generator") == number)  # type: ignore[misc]
+            app.signal("HUP")
         app.ended()
         log = app.timed_logs()
         exits = [time for time, line in log if "exited: generator" in line]
@@ -295,8 +301,8 @@ def test_a_program_that_cannot_be_kept_up_ends_the_container_with_its_status(
         ("GENERATOR_FILE=/nowhere/data", "directory /nowhere does not exist"),
         ("GENERATOR_FILE=/etc/data", "/etc/data"),
         ("GENERATOR_INTERVALL=1", "GENERATOR_INTERVALL"),
-        ("ECHO_STALE=soon", "'ECHO_STALE'"),
-        ("ECHO_LISTEN=0.0.0.0:80000", "'ECHO_LISTEN'"),
+        ("ECHO_STALE=soon", "(ECHO_STALE)"),
+        ("ECHO_LISTEN=0.0.0.0:80000", "(ECHO_LISTEN)"),
     ],
 )
 def test_a_wrong_setting_ends_the_container_at_once_and_says_which(options: list[str], wrong: str, names: str) -> None:
