@@ -157,7 +157,7 @@ def birth_time(fd: int) -> int:
     By statx(2), which Python has only from 3.15 on.
     """
     buffer = ctypes.create_string_buffer(256)
-    if libc.statx(fd, b"", AT_EMPTY_PATH, STATX_BTIME, buffer) != 0:
+    if not hasattr(libc, "statx") or libc.statx(fd, b"", AT_EMPTY_PATH, STATX_BTIME, buffer) != 0:
         return 0
     (mask,) = struct.unpack_from("=I", buffer, 0)
     seconds, nanoseconds = struct.unpack_from("=qI", buffer, 80)

@@ -1,0 +1,1 @@
+python -m http.server 8000

@@ -1,0 +1,352 @@
+"""echo's pure logic: which bytes a request is to get, where lines begin and end, what a file is called."""
+
+import string
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from urllib.parse import quote_from_bytes
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as profiles
+from hypothesis import strategies as st
+
+from echo.app import BadQuery, last_modified, parse_tail
+from echo.conditional import Part, same_prefix, select
+from echo.datafile import BLOCK, LONGEST, NotReady, name_generation, tail_offset, whole_lines
+
+profiles.load_profile("ci")  # the same examples each time, no deadline
+
+GENERATION = "0123456789abcdef"
+OTHER = "fedcba9876543210"
+MODIFIED = datetime(2024, 2, 29, 12, 0, 0, tzinfo=UTC)
+SIZES = st.integers(1, 10**12)
+CONTENT = st.binary(min_size=1, max_size=300)
+LINE = st.one_of(st.integers(0, 99999), st.integers(-(10**18) + 1, 10**18 - 1)).map(lambda number: b"%d\n" % number)
+
+
+def etag(size: int, generation: str = GENERATION) -> str:
+    return f'"{generation}-{size}"'
+
+
+def date(seconds: int = 0) -> str:
+    """So many seconds after the file was modified."""
+    return format_datetime(MODIFIED + timedelta(seconds=seconds), usegmt=True)
+
+
+def answer(size: int, **headers: str) -> Part:
+    """What a request with these headers gets of a file of that size that was modified at MODIFIED."""
+    return select({name.replace("_", "-"): value for name, value in headers.items()}, GENERATION, size, MODIFIED)
+
+
+def status(size: int, **headers: str) -> int:
+    return answer(size, **headers).status
+
+
+# Ranges
+
+
+@given(CONTENT, st.integers(0, 400), st.integers(0, 400) | st.none())
+def test_a_range_is_the_slice_of_these_bytes(content: bytes, first: int, last: int | None) -> None:
+    part = answer(len(content), range=f"bytes={first}-{'' if last is None else last}")
+    if last is not None and last < first:
+        assert part == Part(200, 0, len(content))  # malformed
+    elif first >= len(content):
+        assert part.status == 416
+    else:
+        assert part.status == 206
+        assert content[part.start : part.stop] == content[first : None if last is None else last + 1]
+
+
+@given(CONTENT, st.integers(1, 400))
+def test_a_suffix_range_is_that_many_bytes_of_the_end(content: bytes, length: int) -> None:
+    """One that is longer than the file is the whole file."""
+    part = answer(len(content), range=f"bytes=-{length}")
+    assert part.status == 206
+    assert content[part.start : part.stop] == content[-length:]
+    assert part.stop == len(content)
+
+
+@given(SIZES, st.integers(0, 10**12))
+def test_a_start_at_or_after_the_end_cannot_be_satisfied(size: int, beyond: int) -> None:
+    assert answer(size, range=f"bytes={size + beyond}-") == Part(416, 0, 0)
+
+
+def test_the_suffix_of_no_bytes_is_never_the_whole_file_as_a_part() -> None:
+    assert status(10, range="bytes=-0") in (200, 416)
+
+
+@given(SIZES, st.text(string.printable + "²٣é", max_size=30))
+def test_any_range_header_has_an_answer_within_the_file(size: int, text: str) -> None:
+    for value in (text, f"bytes={text}"):
+        part = answer(size, range=value)
+        assert part.status in (200, 206, 416)
+        assert 0 <= part.start <= part.stop <= size
+        assert part.status != 200 or part == Part(200, 0, size)
+        assert part.status != 206 or part.start < part.stop
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "bytes",
+        "bytes=",
+        "bytes=-",
+        "bytes=a-b",
+        "bytes=1",
+        "bytes=5-4",
+        "bytes=+1-2",
+        "bytes=1_0-20",
+        "bytes=0x1-2",
+        "bytes=--5",
+        "bytes=1.0-2",
+        "bytes=0-1,4-5",
+        "bytes=0-1,-1",
+        "bytes=0-,0-",
+        "lines=0-1",
+        "items=0-1",
+        "0-1",
+        "bytes=" + "9" * 10_000 + "-",
+        "bytes=0-" + "9" * 10_000,
+        ",".join(["bytes=0-1"] * 1000),
+    ],
+)
+def test_a_range_that_is_malformed_multiple_or_in_other_units_is_ignored(value: str) -> None:
+    assert answer(10, range=value) == Part(200, 0, 10)
+
+
+# If-Range
+
+
+@given(SIZES, SIZES)
+def test_an_older_etag_of_the_same_generation_can_be_resumed(one: int, other: int) -> None:
+    older, size = sorted((one, other))
+    assert same_prefix(etag(older), GENERATION, size, None)
+    assert answer(size + 1, range=f"bytes={older}-", if_range=etag(older)) == Part(206, older, size + 1)
+
+
+@given(SIZES, SIZES)
+def test_the_etag_of_another_generation_begins_again(one: int, other: int) -> None:
+    older, size = sorted((one, other))
+    assert answer(size, range="bytes=0-0", if_range=etag(older, OTHER)) == Part(200, 0, size)
+
+
+@given(SIZES, st.integers(1, 10**12))
+def test_the_etag_of_a_longer_file_begins_again(size: int, more: int) -> None:
+    assert answer(size, range="bytes=0-0", if_range=etag(size + more)) == Part(200, 0, size)
+
+
+@given(SIZES)
+def test_a_weak_etag_begins_again(size: int) -> None:
+    for value in (f"W/{etag(size)}", f" W/{etag(size)}"):
+        assert answer(size, range="bytes=0-0", if_range=value) == Part(200, 0, size)
+
+
+@given(SIZES, st.text(string.printable + "²٣", max_size=40))
+def test_any_other_if_range_begins_again(size: int, text: str) -> None:
+    for value in (text, f'"{text}"', f'"{GENERATION}-{text}"', f'"{GENERATION}{text}"'):
+        if not (text.isascii() and text.lstrip("-").isdecimal()):
+            assert answer(size, range="bytes=0-0", if_range=value) == Part(200, 0, size)
+
+
+def test_a_date_in_if_range_resumes_only_if_it_is_exactly_that_of_the_file() -> None:
+    assert status(10, range="bytes=5-", if_range=date()) == 206
+    for other in (date(-1), date(1)):
+        assert status(10, range="bytes=5-", if_range=other) == 200
+    assert not same_prefix(date(), GENERATION, 10, None)
+
+
+def test_if_range_alone_changes_nothing() -> None:
+    assert answer(10, if_range=etag(5)) == Part(200, 0, 10)
+
+
+# Conditions
+
+
+@given(SIZES, st.sampled_from(["{}", "W/{}", '"x", {}', '{} , W/"y"', '"x",{},"y"']))
+def test_if_none_match_with_the_etag_is_not_modified(size: int, pattern: str) -> None:
+    assert status(size, if_none_match=pattern.format(etag(size))) == 304
+
+
+@given(SIZES, SIZES)
+def test_if_none_match_with_other_etags_is_answered_in_full(size: int, other: int) -> None:
+    value = f'{etag(size, OTHER)}, {etag(other) if other != size else etag(size + 1)}, "x"'
+    assert answer(size, if_none_match=value) == Part(200, 0, size)
+
+
+def test_a_star_matches_any_file() -> None:
+    assert status(10, if_none_match="*") == 304
+    assert status(10, if_match="*") == 200
+
+
+@given(SIZES, SIZES)
+def test_if_match_needs_the_strong_etag_of_now(size: int, other: int) -> None:
+    assert status(size, if_match=f'"x", {etag(size)}') == 200
+    assert status(size, if_match=f"W/{etag(size)}") == 412
+    assert status(size, if_match=etag(other)) == (200 if other == size else 412)
+    assert status(size, if_match=etag(size, OTHER)) == 412
+
+
+@given(st.integers(-(10**7), 10**7))
+def test_dates_in_conditions_are_compared_by_the_second(seconds: int) -> None:
+    assert status(10, if_modified_since=date(seconds)) == (304 if seconds >= 0 else 200)
+    assert status(10, if_unmodified_since=date(seconds)) == (200 if seconds >= 0 else 412)
+
+
+@pytest.mark.parametrize("value", ["", "yesterday", "0", "Thu, 99 Feb 2024 12:00:00 GMT", "²"])
+def test_a_date_that_is_none_is_ignored(value: str) -> None:
+    assert status(10, if_modified_since=value) == 200
+    assert status(10, if_unmodified_since=value) == 200
+
+
+def test_dates_are_ignored_while_the_file_has_no_date_to_rely_on() -> None:
+    for name in ("if-modified-since", "if-unmodified-since"):
+        for seconds in (-10, 10):
+            assert select({name: date(seconds)}, GENERATION, 10, None) == Part(200, 0, 10)
+
+
+def test_an_etag_in_a_condition_goes_before_a_date() -> None:
+    """RFC 9110, 13.2.2."""
+    assert status(10, if_none_match='"x"', if_modified_since=date(10)) == 200
+    assert status(10, if_match=etag(10), if_unmodified_since=date(-10)) == 200
+
+
+def test_conditions_go_before_a_range() -> None:
+    """RFC 9110, 13.2.2."""
+    assert status(10, range="bytes=0-1", if_none_match=etag(10)) == 304
+    assert status(10, range="bytes=50-", if_match='"x"') == 412
+    assert status(10, range="bytes=0-1", if_match=etag(10)) == 206
+    assert status(10, if_match='"x"', if_none_match=etag(10)) == 412
+
+
+@given(
+    SIZES, st.dictionaries(st.sampled_from(["if_match", "if_none_match", "if_range", "range"]), st.text(max_size=20))
+)
+def test_any_headers_have_an_answer(size: int, headers: dict[str, str]) -> None:
+    part = answer(size, **headers)
+    assert part.status in (200, 206, 304, 412, 416)
+    assert 0 <= part.start <= part.stop <= size
+
+
+# Lines
+
+
+def reader(content: bytes) -> Callable[[int, int], bytes]:
+    def read(start: int, stop: int) -> bytes:
+        assert 0 <= start <= stop <= len(content)
+        return content[start:stop]
+
+    return read
+
+
+@given(st.lists(LINE, min_size=1, max_size=100), st.integers(0, 110))
+def test_the_tail_is_the_last_lines(lines: list[bytes], count: int) -> None:
+    content = b"".join(lines)
+    start = tail_offset(reader(content), len(content), count)
+    assert content[start:].splitlines() == content.splitlines()[len(lines) - min(count, len(lines)) :]
+
+
+@given(st.integers(BLOCK - 3, BLOCK + 3), st.integers(0, 30), st.integers(0, 30))
+def test_the_tail_is_right_across_blocks(width: int, before: int, count: int) -> None:
+    """Lines of about the size of a block, and short ones."""
+    content = b"1\n" * before + b"7" * (width - 1) + b"\n" + b"2\n" * (BLOCK // 2) + b"3\n" * before
+    lines = content.splitlines(keepends=True)
+    for asked in (count, BLOCK // 2 + count, len(lines) + count):
+        start = tail_offset(reader(content), len(content), asked)
+        assert content[start:] == b"".join(lines[len(lines) - min(asked, len(lines)) :])
+
+
+def test_the_tail_of_few_lines_reads_but_the_end() -> None:
+    size = 10**12
+
+    def read(start: int, stop: int) -> bytes:
+        assert start >= size - BLOCK - 1
+        return (b"12345\n" * BLOCK)[: stop - start]
+
+    assert size - tail_offset(read, size, 10) <= 60
+
+
+@given(st.lists(LINE, max_size=50), st.binary(max_size=20).map(lambda torn: torn.replace(b"\n", b"")))
+def test_whole_lines_are_all_but_a_torn_end(lines: list[bytes], torn: bytes) -> None:
+    content = b"".join(lines) + torn
+    assert whole_lines(reader(content), len(content)) == len(content) - len(torn)
+
+
+@given(st.integers(0, 3 * LONGEST), st.integers(0, 2 * LONGEST))
+def test_what_has_no_line_end_near_its_end_is_no_file_of_numbers(before: int, torn: int) -> None:
+    content = b"\n" * before + b"7" * torn
+    if (before and torn >= LONGEST) or torn > LONGEST:
+        with pytest.raises(NotReady, match="not a file of numbers"):
+            whole_lines(reader(content), len(content))
+    else:
+        assert whole_lines(reader(content), len(content)) == before
+
+
+# Names and dates
+
+IDENTITY = st.tuples(
+    st.integers(0, 2**64 - 1), st.integers(0, 2**63), st.binary(max_size=20), st.integers(0, 1000)
+)  # inode, birth, first line, shrinks
+
+
+@given(IDENTITY, IDENTITY)
+def test_a_generation_is_the_same_for_the_same_file_alone(
+    one: tuple[int, int, bytes, int], other: tuple[int, int, bytes, int]
+) -> None:
+    assert (name_generation(*one) == name_generation(*other)) == (one == other)
+    assert len(name_generation(*one)) == 16
+    assert set(name_generation(*one)) <= set("0123456789abcdef")
+
+
+@given(IDENTITY, st.integers(0, 3))
+def test_a_generation_depends_on_each_part_of_the_identity(one: tuple[int, int, bytes, int], part: int) -> None:
+    other = list(one)
+    other[part] = one[2] + b"1" if part == 2 else other[part] + 1  # type: ignore[operator]
+    assert name_generation(*one) != name_generation(*other)  # type: ignore[arg-type]
+
+
+@given(st.floats(0, 4e9), st.floats(0, 4e9))
+def test_last_modified_is_a_second_that_is_over(one: float, other: float) -> None:
+    changed, now = sorted((one, other))
+    modified = last_modified(changed, now)
+    if int(changed) == int(now):
+        assert modified is None
+    else:
+        assert modified == datetime.fromtimestamp(int(changed), UTC)
+        assert last_modified(now, changed) is None  # a clock that went back
+
+
+# Queries
+
+
+@given(st.integers(0, 10**18 - 1))
+def test_tail_is_a_number_of_lines(count: int) -> None:
+    assert parse_tail(b"tail=%d" % count) == count
+    assert parse_tail(b"tail=%018d" % count) == count
+
+
+def test_no_query_is_no_tail() -> None:
+    assert parse_tail(b"") is None
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("tail", "tail=", "tail=-1", "tail=+1", "tail=1.5", "tail=x", "tail=%20 1", "tail=1_0", "tail=%D9%A3"),
+        *("tail=" + "9" * 19, "tail=1&tail=2", "tail=1&x=2", "x=1", "Tail=1", "follow", "&", "tail=1&&x", "%00", "=1"),
+    ],
+)
+def test_any_other_query_is_refused(query: str) -> None:
+    with pytest.raises(BadQuery, match="tail="):
+        parse_tail(query.encode())
+
+
+@given(st.binary(max_size=30))
+def test_any_query_is_a_number_or_refused(query: bytes) -> None:
+    for raw in (query, b"tail=" + query, b"tail=" + quote_from_bytes(query).encode()):
+        try:
+            lines = parse_tail(raw)
+            assert lines is None or 0 <= lines < 10**18
+        except BadQuery:
+            pass
