@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 T = TypeVar("T")
@@ -33,6 +36,14 @@ def wait_until(condition: Callable[[], T], within: float = 20) -> T:
         if time.monotonic() > deadline:
             raise problem
         time.sleep(0.005)
+
+
+def need(command: str) -> str:
+    """A command that a test uses as a user would; where it is missing the test is skipped, but not in CI."""
+    if not shutil.which(command):
+        assert not os.environ.get("CI"), f"{command} is missing"
+        pytest.skip(f"{command} is not installed")
+    return command
 
 
 def free_port() -> int:

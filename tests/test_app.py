@@ -8,7 +8,7 @@ import sys
 import termios
 from pathlib import Path
 
-from support import ROOT, free_port, running, wait_until
+from support import ROOT, free_port, need, running, wait_until
 
 
 def app_environment(run: Path) -> dict[str, str]:
@@ -18,19 +18,15 @@ def app_environment(run: Path) -> dict[str, str]:
 def test_app_sh_needs_nothing_but_python(tmp_path: Path) -> None:
     """In a fresh copy it makes its own environment, and the data file where it was called."""
     checkout, here = tmp_path / "checkout", tmp_path / "here"
-    wanted = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True).split("\n")
-    for name in filter(None, wanted):
-        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, checkout / name)
+    made = shutil.ignore_patterns(".git", ".venv", ".cache", ".run", "__pycache__", ".*_cache")
+    shutil.copytree(ROOT, checkout, ignore=made)
     here.mkdir()
     port = free_port()
     with running([checkout / "app.sh"], {"ECHO_LISTEN": f"127.0.0.1:{port}"}, here) as app:
         app.said("echo | serving", within=100)
         app.said("generator | writing")
-        done = subprocess.run(
-            ["curl", "-sf", "--retry", "9", "--retry-connrefused", f"http://127.0.0.1:{port}/data"], capture_output=True
-        )
-        assert done.stdout.strip().isdigit()
+        get = [need("curl"), "-sf", f"http://127.0.0.1:{port}/data"]
+        assert wait_until(lambda: subprocess.run(get, capture_output=True).stdout).strip().isdigit()
         assert (here / "data").exists()
         app.process.terminate()
         assert app.ended() == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine import DOCKER, Container, container
-from support import wait_until
+from support import need, wait_until
 
 pytestmark = pytest.mark.docker
 
@@ -20,7 +20,7 @@ def test_curl_gets_numbers_one_a_line_two_seconds_apart(options: list[str]) -> N
         wait_until(lambda: app.logs().count("generator | wrote ") >= 3)
         times = [time for time, line in app.timed_logs() if "generator | wrote " in line]
         assert all(1.9 < later - time < 2.1 for time, later in itertools.pairwise(times))
-        lines = subprocess.check_output(["curl", "-sf", f"{app.url}/data"], text=True).splitlines()
+        lines = subprocess.check_output([need("curl"), "-sf", f"{app.url}/data"], text=True).splitlines()
         assert len(lines) >= 4
         assert all(line.isdecimal() and 0 <= int(line) <= 32767 for line in lines)
 
