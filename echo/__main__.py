@@ -1,7 +1,6 @@
 """`python -m echo`: see --help."""
 
 import asyncio
-import os
 import socket
 import sys
 from collections.abc import Sequence
@@ -13,7 +12,9 @@ def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises OSError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     both = host == "::" and socket.has_dualstack_ipv6()
-    return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=both)
+    listener = socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=both)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else a kept connection stalls 40 ms a response
+    return listener
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         listener = listen(*settings.listen)
     except OSError as error:
         host, port = settings.listen
-        problem = os.strerror(error.errno) if isinstance(error.errno, int) and error.errno > 0 else str(error)
+        problem = str(error.strerror or error).partition(" (while ")[0]
         print(f"echo: --listen (ECHO_LISTEN): {host} port {port}: {problem}", file=sys.stderr)
         return 1
     from echo.server import serve  # only now: what connects meanwhile waits instead of being refused

@@ -33,7 +33,7 @@ def seconds(text: str) -> float:
 
 def address(text: str) -> tuple[str, int]:
     """A host and a port to listen on, from 0.0.0.0:8000, [::]:8000, :8000 or 8000."""
-    match = re.fullmatch(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]:|(?P<host>[^\[\]:]*):)?(?P<port>[0-9]{1,5})", text)
+    match = re.fullmatch(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]:|(?P<host>[0-9A-Za-z_.-]*):)?(?P<port>[0-9]{1,5})", text)
     if not match or int(match["port"]) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not [HOST:]PORT with a port from 0 to 65535")
     return match["six"] or match["host"] or "0.0.0.0", int(match["port"])
@@ -42,9 +42,9 @@ def address(text: str) -> tuple[str, int]:
 def source(text: str) -> Path:
     """The data file, or where it will be."""
     path = Path(text)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise argparse.ArgumentTypeError(f"{text} is a directory: give a file in it, as {path / 'data'}")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise argparse.ArgumentTypeError(f"directory {path.parent} does not exist: create it or give a file elsewhere")
     return path
 

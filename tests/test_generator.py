@@ -203,7 +203,7 @@ def test_the_heart_beats_each_second_at_an_interval_of_a_minute(data: Path, tmp_
     beat = tmp_path / "beat"
     with generator(data, "--interval", "60", "--heartbeat", beat):
         wait_until(lambda: length(data))
-        assert max(gaps(beat, 3)) < 1.2
+        assert max(gaps(beat, 2)) < 1.5
     assert data.read_bytes().count(b"\n") == 1
 
 
@@ -215,7 +215,7 @@ def test_a_folder_that_vanishes_is_waited_for(tmp_path: Path) -> None:
         wait_until(lambda: length(folder / "data"))
         folder.rename(tmp_path / "away")
         program.said("^cannot write, trying again every 1 s: .*: No such file or directory$")
-        assert max(gaps(beat, 3)) < 1.2
+        assert max(gaps(beat, 2)) < 1.5
         program.signal(signal.SIGUSR1)
         program.said("^SIGUSR1: .*, cannot write: .*: No such file or directory$")
         assert program.output.count("trying again") == 1
@@ -268,7 +268,7 @@ def test_kill_9_at_any_moment_tears_nothing_that_was_whole(data: Path) -> None:
         assert FIVE_DIGITS.fullmatch(served)
         if round % 2:
             data.write_bytes(content + b"123")
-        if len(served) > 1_000_000:
+        if len(served) > 300_000:
             data.unlink()
             served = b""
     with generator(data, "--count", "1") as program:

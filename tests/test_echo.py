@@ -1,0 +1,690 @@
+"""`python -m echo` over real connections: what it answers, what it survives, how it stops, what it refuses."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from email.utils import formatdate, parsedate_to_datetime
+from pathlib import Path
+
+import pytest
+import requests
+
+from echo.datafile import SMALL
+from support import Program, free_port, running, wait_until
+
+FIVE_DIGITS = re.compile(rb"(?:[0-9]{5}\n)*")
+MEGABYTES = b"12345\n" * 4_000_000  # more than fits into buffers on the way
+STOPS = [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT]
+
+
+@dataclass(frozen=True)
+class Echo:
+    """A running echo."""
+
+    program: Program
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def get(self, path: str = "/data", **headers: str) -> requests.Response:
+        return requests.get(self.url + path, headers={name.replace("_", "-"): headers[name] for name in headers})
+
+    def connect(self) -> socket.socket:
+        """A connection that takes little unless it is read from."""
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(20)
+        client.connect(("127.0.0.1", self.port))
+        return client
+
+    def raw(self, request: bytes) -> bytes:
+        """All that is answered until the connection is closed."""
+        with self.connect() as client:
+            client.sendall(request)
+            return read_all(client)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> float:
+        """Stop it and wait for its end with status 0; returns the seconds that it took."""
+        began = time.monotonic()
+        self.program.signal(number)
+        assert self.program.ended() == 0, self.program.output
+        return time.monotonic() - began
+
+
+@contextlib.contextmanager
+def serving(source: Path, *flags: str, at: str = "127.0.0.1:0") -> Iterator[Echo]:
+    with running([sys.executable, "-m", "echo", "--source", source, "--listen", at, *flags]) as program:
+        port = program.said("^serving .* on http://.*:([0-9]+)/data$")[1]
+        yield Echo(program, int(port))
+
+
+def read_all(client: socket.socket) -> bytes:
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        while piece := client.recv(2**20):
+            received += piece
+    return received
+
+
+def body(answer: bytes) -> bytes:
+    return answer.partition(b"\r\n\r\n")[2]
+
+
+def append(path: Path, content: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(content)
+
+
+def replace(path: Path, content: bytes) -> None:
+    path.with_name("new").write_bytes(content)
+    os.replace(path.with_name("new"), path)
+
+
+def numbers(count: int) -> bytes:
+    return b"".join(b"%05d\n" % (number % 100_000) for number in range(count))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture(scope="module", params=[1000, SMALL], ids=["small", "large"])
+def echo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Echo]:
+    """An echo that serves a file which nobody changes any more."""
+    folder = tmp_path_factory.mktemp("static")
+    (folder / "data").write_bytes(numbers(request.param))
+    (folder / "secret").write_bytes(b"1\n")
+    os.utime(folder / "data", (1e9, 1e9))
+    with serving(folder / "data", "--stale", "0") as echo:
+        yield echo
+
+
+@pytest.fixture
+def whole(echo: Echo) -> bytes:
+    source = echo.program.lines[0].split()[1]
+    return Path(source).read_bytes()
+
+
+# What is answered
+
+
+def test_get_is_the_whole_file(echo: Echo, whole: bytes) -> None:
+    response = echo.get()
+    assert response.status_code == 200
+    assert response.content == whole
+    assert response.headers["content-type"] == "text/plain; charset=utf-8"
+    assert response.headers["content-length"] == str(len(whole))
+    assert response.headers["accept-ranges"] == "bytes"
+    assert response.headers["cache-control"] == "no-cache"
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert re.fullmatch(f'"[0-9a-f]{{16}}-{len(whole)}"', response.headers["etag"])
+    assert parsedate_to_datetime(response.headers["last-modified"]).timestamp() == 1e9
+    assert abs(parsedate_to_datetime(response.headers["date"]).timestamp() - time.time()) < 5
+    assert "server" not in response.headers
+
+
+def test_head_has_the_headers_of_get_and_no_body(echo: Echo) -> None:
+    head, get = requests.head(f"{echo.url}/data"), echo.get()
+    assert (head.status_code, head.content) == (200, b"")
+    for response in (head, get):
+        del response.headers["date"]
+    assert head.headers == get.headers
+
+
+@pytest.mark.parametrize("path", ["/data", "/data?tail=3", "/data?x", "/healthz", "/readyz", "/nothing"])
+def test_head_never_has_a_body(echo: Echo, path: str) -> None:
+    """By the bytes of the connection, for a client would hide them."""
+    headers = 'Host: x\r\nIf-Match: "x"\r\nConnection: close\r\n\r\n'
+    answer = echo.raw(f"HEAD {path} HTTP/1.1\r\n{headers}".encode())
+    assert answer.startswith(b"HTTP/1.1 ")
+    assert b"\r\ncontent-length: " in answer
+    assert answer.endswith(b"\r\n\r\n")
+
+
+def test_head_ignores_a_range(echo: Echo, whole: bytes) -> None:
+    """RFC 9110, 14.2: it is for GET alone."""
+    head = requests.head(f"{echo.url}/data", headers={"Range": "bytes=0-1"})
+    assert (head.status_code, head.headers["content-length"]) == (200, str(len(whole)))
+
+
+@pytest.mark.parametrize(
+    ("asked", "start", "stop"),
+    [
+        ("0-0", 0, 1),
+        ("0-", 0, None),
+        ("7-1000", 7, 1001),
+        ("100-99999999999", 100, None),
+        ("-1", -1, None),
+        ("-600", -600, None),
+        ("-99999999999", 0, None),
+        ("3-5999", 3, 6000),
+    ],
+)
+def test_a_range_is_these_bytes(echo: Echo, whole: bytes, asked: str, start: int, stop: int | None) -> None:
+    response = echo.get(range=f"bytes={asked}")
+    expected = whole[start:stop]
+    first = len(whole) + start if start < 0 else start
+    assert response.status_code == 206
+    assert response.content == expected
+    assert response.headers["content-length"] == str(len(expected))
+    assert response.headers["content-range"] == f"bytes {first}-{first + len(expected) - 1}/{len(whole)}"
+
+
+def test_a_range_after_the_end_is_416_with_the_size(echo: Echo, whole: bytes) -> None:
+    response = echo.get(range=f"bytes={len(whole)}-")
+    assert response.status_code == 416
+    assert response.headers["content-range"] == f"bytes */{len(whole)}"
+    assert response.text == f"there are {len(whole)} bytes\n"
+
+
+@pytest.mark.parametrize("asked", ["bytes=5-4", "bytes=0-1,3-4", "lines=0-1", "bytes=x"])
+def test_a_range_that_is_not_for_it_is_ignored(echo: Echo, whole: bytes, asked: str) -> None:
+    response = echo.get(range=asked)
+    assert (response.status_code, response.content) == (200, whole)
+
+
+def test_what_the_client_has_already_is_not_modified(echo: Echo) -> None:
+    first = echo.get()
+    for headers in (
+        {"if_none_match": first.headers["etag"]},
+        {"if_none_match": f'"x", W/{first.headers["etag"]}'},
+        {"if_none_match": "*"},
+        {"if_modified_since": first.headers["last-modified"]},
+    ):
+        response = echo.get(**headers)
+        assert (response.status_code, response.content) == (304, b"")
+        assert response.headers["etag"] == first.headers["etag"]
+    assert echo.get(if_none_match='"x"').status_code == 200
+    assert echo.get(if_modified_since=formatdate(1e9 - 1, usegmt=True)).status_code == 200
+
+
+def test_a_precondition_that_fails_is_412_with_the_etag_of_now(echo: Echo) -> None:
+    etag = echo.get().headers["etag"]
+    for headers in ({"if_match": '"x"'}, {"if_unmodified_since": formatdate(1e9 - 1, usegmt=True)}):
+        response = echo.get(**headers)
+        assert (response.status_code, response.headers["etag"]) == (412, etag)
+        assert response.text == f"this is {etag.strip(chr(34))} now\n"
+    assert echo.get(if_match=etag).status_code == 200
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 999, 1000, 500_000, 10**18 - 1])
+def test_tail_is_the_last_lines(echo: Echo, whole: bytes, count: int) -> None:
+    response = echo.get(f"/data?tail={count}")
+    assert response.status_code == 200
+    assert response.content == (whole[-6 * count :] if count else b"")
+    assert "etag" not in response.headers
+
+
+@pytest.mark.parametrize("query", ["tail=", "tail=-1", "tail=x", "tail=1&tail=2", "lines=3", "%FF", "tail=%00"])
+def test_an_unknown_query_is_400_and_says_what_there_is(echo: Echo, query: str) -> None:
+    response = echo.get(f"/data?{query}")
+    assert response.status_code == 400
+    assert "tail=" in response.text
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"])
+@pytest.mark.parametrize("path", ["/data", "/healthz", "/readyz"])
+def test_other_methods_are_405_with_allow(echo: Echo, method: str, path: str) -> None:
+    response = requests.request(method, echo.url + path, data="1" * 100)
+    assert response.status_code == 405
+    assert response.headers["allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/", "/secret", "/data/", "/data/secret", "/data/../secret", "/../secret", "/data.1", "//data", "/DATA"),
+        *("/%2e%2e/secret", "/..%2fsecret", "/data%00", "/data%2f", "/./data", "/data;x", "/favicon.ico", "/a%0d%0ab"),
+    ],
+)
+def test_nothing_else_is_served(echo: Echo, path: str) -> None:
+    answer = echo.raw(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert body(answer).startswith(b"no '")
+    assert body(answer).endswith(b" here: there is /data, /healthz, /readyz\n")
+
+
+MALFORMED = {
+    "no HTTP": b"HELLO\r\n\r\n",
+    "a method alone": b"GET\r\n\r\n",
+    "an unknown method": b"FETCH /data HTTP/1.1\r\nHost: x\r\n\r\n",
+    "an unknown version": b"GET /data HTTP/9.9\r\nHost: x\r\n\r\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(40),
+    "zeros": bytes(100),
+    "a header without a colon": b"GET /data HTTP/1.1\r\nHost x\r\n\r\n",
+    "a space in a header's name": b"GET /data HTTP/1.1\r\nHo st: x\r\n\r\n",
+    "a length that is none": b"GET /data HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n",
+    "two lengths": b"GET /data HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    "a path that is no ASCII": b"GET /\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a chunk that is none": b"POST /data HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+}
+
+
+@pytest.mark.parametrize("request_", MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_request_is_400_or_405_and_echo_lives_on(echo: Echo, request_: bytes) -> None:
+    answer = echo.raw(request_)
+    assert re.match(rb"HTTP/1\.1 40[05] ", answer)
+    assert echo.get("/healthz").status_code == 200
+
+
+def test_requests_in_a_row_on_one_connection_are_answered_in_order(echo: Echo, whole: bytes) -> None:
+    row = b"".join(b"GET /data HTTP/1.1\r\nHost: x\r\nRange: bytes=%d-%d\r\n\r\n" % (n, n + 9) for n in range(50))
+    answers = echo.raw(row + b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    places = [answers.find(b"\r\n\r\n" + whole[n : n + 10]) for n in range(50)]
+    assert -1 not in places
+    assert places == sorted(places)
+    assert answers.endswith(b"\r\n\r\nalive\n")
+
+
+def test_answers_on_a_kept_connection_do_not_wait_for_the_client_to_acknowledge(echo: Echo) -> None:
+    """Each would take some 40 ms: Nagle's algorithm and a delayed acknowledgement."""
+    with requests.Session() as session:
+        began = time.monotonic()
+        for _ in range(50):
+            session.get(f"{echo.url}/data?tail=10")
+        assert time.monotonic() - began < 1
+
+
+def test_http_1_0_is_spoken(echo: Echo, whole: bytes) -> None:
+    assert body(echo.raw(b"GET /data HTTP/1.0\r\n\r\n")) == whole
+
+
+# A file that comes, grows and goes
+
+
+def test_before_the_first_number_it_says_why_and_when_to_come_again(data: Path) -> None:
+    with serving(data) as echo:
+        for content, words in ((None, "is not there yet"), (b"", "has no number yet"), (b"12", "has no number yet")):
+            if content is not None:
+                data.write_bytes(content)
+            for path in ("/data", "/data?tail=1", "/readyz"):
+                response = echo.get(path)
+                assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+                assert response.text == f"{data} {words}\n"
+            assert echo.get("/healthz").status_code == 200
+        append(data, b"\n")
+        assert echo.get().content == b"12\n"
+        assert echo.get("/readyz").status_code == 200
+
+
+def test_a_name_that_is_no_utf_8_is_told_all_the_same(tmp_path: Path) -> None:
+    with serving(tmp_path / "\udcff") as echo:
+        assert echo.get().status_code == 503
+
+
+def test_ready_is_fresh(data: Path) -> None:
+    data.write_bytes(b"1\n")
+    with serving(data, "--stale", "60") as echo:
+        response = echo.get("/readyz")
+        assert response.status_code == 200
+        assert re.fullmatch(r"ready: the newest number is \d+\.\d s old\n", response.text)
+        os.utime(data, (time.time() - 61, time.time() - 61))
+        response = echo.get("/readyz")
+        assert response.status_code == 503
+        assert re.fullmatch(r"stale: the newest number is 6\d\.\d s old, more than 60 s\n", response.text)
+        assert echo.get("/data").status_code == 200
+        assert echo.get("/healthz").text == "alive\n"
+        append(data, b"2\n")
+        assert echo.get("/readyz").status_code == 200
+        data.unlink()
+        assert echo.get("/readyz").text == f"{data} is not there yet\n"
+
+
+def test_stale_0_is_never_stale(data: Path) -> None:
+    data.write_bytes(b"1\n")
+    os.utime(data, (0, 0))
+    with serving(data, "--stale", "0") as echo:
+        assert echo.get("/readyz").status_code == 200
+
+
+def test_an_older_etag_is_resumed_after_growth_and_begun_again_after_replacement(data: Path) -> None:
+    data.write_bytes(numbers(1000))
+    with serving(data) as echo:
+        older = echo.get().headers["etag"]
+        append(data, b"1\n2\n")
+        response = echo.get(range="bytes=6000-", if_range=older)
+        assert (response.status_code, response.content) == (206, b"1\n2\n")
+        assert response.headers["etag"] == older.replace("-6000", "-6004")
+        replace(data, numbers(2000))
+        response = echo.get(range="bytes=6000-", if_range=older)
+        assert (response.status_code, response.content) == (200, numbers(2000))
+
+
+def test_no_last_modified_in_the_second_of_the_change(data: Path) -> None:
+    """For what comes later in that second would have it too."""
+    data.write_bytes(b"1\n")
+    with serving(data) as echo:
+        ahead = time.time() + 3600
+        os.utime(data, (ahead, ahead))
+        assert "last-modified" not in echo.get().headers
+        os.utime(data, (1e9, 1e9))
+        assert "last-modified" in echo.get().headers
+
+
+def test_a_file_truncated_to_nothing_is_not_served_from_memory(data: Path) -> None:
+    data.write_bytes(b"1\n2\n")
+    with serving(data) as echo:
+        before = echo.get().headers["etag"]
+        os.truncate(data, 0)
+        for _ in range(2):
+            assert echo.get().status_code == 503
+        append(data, b"1\n2\n3\n")
+        assert echo.get(range="bytes=2-", if_range=before).status_code == 200
+
+
+def test_a_file_truncated_in_a_download_ends_that_download_alone(data: Path) -> None:
+    data.write_bytes(MEGABYTES)
+    with serving(data) as echo, echo.connect() as client:
+        client.sendall(b"GET /data HTTP/1.1\r\nHost: x\r\n\r\n")
+        received = client.recv(1000)
+        os.truncate(data, 6)
+        received += read_all(client)
+        assert MEGABYTES.startswith(body(received))
+        assert echo.get().content == b"12345\n"
+
+
+def test_a_client_that_goes_away_does_no_harm(data: Path) -> None:
+    data.write_bytes(MEGABYTES)
+    with serving(data) as echo:
+        for _ in range(20):
+            with echo.connect() as client:
+                client.sendall(b"GET /data HTTP/1.1\r\nHost: x\r\n\r\n")
+                client.recv(1000)
+        descriptors = f"/proc/{echo.program.pid}/fd"
+        wait_until(lambda: sum("socket" in os.readlink(f"{descriptors}/{fd}") for fd in os.listdir(descriptors)) < 5)
+        assert echo.get("/data?tail=1").status_code == 200
+        assert "Traceback" not in echo.program.output
+
+
+@contextlib.contextmanager
+def generating(data: Path, *flags: str) -> Iterator[Program]:
+    """A real generator of numbers that have five digits each."""
+    command = [sys.executable, "-m", "generator", "--file", str(data), "--min", "10000", "--max", "99999", *flags]
+    with running(command) as generator:
+        wait_until(lambda: data.stat().st_size)
+        yield generator
+
+
+CLIENTS = {
+    "curl": ["curl", "--silent", "--show-error", "--fail", "--noproxy", "*", "-C", "-", "-o", "FILE", "URL"],
+    "wget": ["wget", "--quiet", "--no-proxy", "-c", "-O", "FILE", "URL"],
+}
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_growing_file_is_resumed_again_and_again_to_exactly_its_bytes(data: Path, client: str) -> None:
+    """`curl -C -` and `wget -c`."""
+    if not shutil.which(client):
+        pytest.skip(f"{client} is not installed")
+    copy = data.with_name("copy")
+    with generating(data, "--interval", "0.001") as generator, serving(data) as echo:
+        words = {"FILE": str(copy), "URL": f"{echo.url}/data"}
+        command = [words.get(word, word) for word in CLIENTS[client]]
+        size = 0
+        for round in range(6):
+            wait_until(lambda size=size: data.stat().st_size > size + 200)  # type: ignore[misc]
+            if round == 5:
+                generator.signal(signal.SIGTERM)
+                generator.ended()
+            subprocess.run(command, check=True, timeout=20)
+            assert data.read_bytes().startswith(copy.read_bytes())
+            assert copy.stat().st_size > size
+            size = copy.stat().st_size
+            if round == 2:
+                os.truncate(copy, size := size - 100)  # as if it had been cut off within a line
+        assert copy.read_bytes() == data.read_bytes()
+
+
+def test_curl_does_not_fetch_what_its_etag_says_it_has(data: Path) -> None:
+    if not shutil.which("curl"):
+        pytest.skip("curl is not installed")
+    data.touch()
+    etag, copy = str(data.with_name("etag")), data.with_name("copy")
+    Path(etag).touch()
+    command = ["curl", "-sf", "--noproxy", "*", "--etag-save", etag, "--etag-compare", etag, "-w", "%{http_code}"]
+    with serving(data) as echo:
+        for content, code in ((b"1\n", "200"), (b"1\n", "304"), (b"1\n2\n", "200"), (b"1\n2\n", "304")):
+            if code == "200":
+                append(data, content[data.stat().st_size :])
+            last = subprocess.run([*command, "-o", copy, f"{echo.url}/data"], capture_output=True, check=True)
+            assert (last.stdout.decode(), copy.read_bytes()) == (code, content)
+
+
+def more(session: requests.Session, url: str, etag: str, have: bytes) -> tuple[str, bytes]:
+    """What there is now, for one who has these bytes of that ETag: the ETag of now and all of its bytes."""
+    headers = {"Range": f"bytes={len(have)}-", "If-Range": f'"{etag}"'} if have else {}
+    response = session.get(f"{url}/data", headers=headers)
+    if response.status_code == 416:
+        assert response.headers["content-range"] == f"bytes */{len(have)}"
+        return etag, have
+    assert response.status_code in (200, 206)
+    assert FIVE_DIGITS.fullmatch(response.content)
+    return response.headers["etag"].strip('"'), have * (response.status_code == 206) + response.content
+
+
+@pytest.mark.parametrize("limit", ["0", "64K"])
+def test_a_reader_never_sees_a_torn_line_or_other_bytes_at_one_place(data: Path, limit: str) -> None:
+    """While a generator writes as fast as it can: each generation's bytes are only ever added to."""
+    flags = ["--interval", "0", "--count", "2000000", "--max-size", limit]
+    known: dict[str, bytes] = {}
+    growths, ended, etag = 0, False, ""
+    with serving(data) as echo, generating(data, *flags) as generator, requests.Session() as session:
+        while not ended:
+            ended = generator.process.poll() is not None
+            etag, seen = more(session, echo.url, etag, known.get(etag.partition("-")[0], b""))
+            generation, _, size = etag.partition("-")
+            before = known.get(generation, b"")
+            assert seen.startswith(before)
+            assert len(seen) == int(size)
+            growths += len(before) < len(seen)
+            known[generation] = seen
+            tail = session.get(f"{echo.url}/data?tail=10").content
+            assert len(tail) == 60 and FIVE_DIGITS.fullmatch(tail)
+        assert generator.ended() == 0
+        assert seen == data.read_bytes()
+    assert growths >= 10
+    assert len(known) == 1 if limit == "0" else len(known) >= 10
+
+
+# Signals and the end
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_a_stop_is_prompt_and_with_status_0(data: Path, stop: signal.Signals) -> None:
+    """Also while a client keeps an idle connection."""
+    data.write_bytes(b"1\n")
+    with serving(data) as echo, requests.Session() as session:
+        session.get(f"{echo.url}/data")
+        assert echo.stop(stop) < 0.5
+        assert echo.program.lines[-2:] == [f"{stop.name}: stopping", "stopped: 1 requests answered"]
+
+
+def begin_download(echo: Echo) -> tuple[socket.socket, bytes]:
+    client = echo.connect()
+    client.sendall(b"GET /data HTTP/1.1\r\nHost: x\r\n\r\n")
+    return client, client.recv(1000)
+
+
+def take(client: socket.socket, received: bytes, content: bytes) -> bytes:
+    """Read until the content is there, or the connection at its end."""
+    pieces = [received]
+    missing = len(content) - len(body(received))
+    while missing > 0 and (piece := client.recv(2**20)):
+        pieces.append(piece)
+        missing -= len(piece)
+    return b"".join(pieces)
+
+
+def test_downloads_in_flight_at_a_stop_arrive_whole(data: Path) -> None:
+    """Fifty of some megabytes each; nobody else is let in meanwhile."""
+    whole = numbers(SMALL // 2)
+    data.write_bytes(whole)
+    with serving(data, "--stop-timeout", "60") as echo, contextlib.ExitStack() as open_clients:
+        downloads = [begin_download(echo) for _ in range(50)]
+        for client, _ in downloads:
+            open_clients.enter_context(client)
+        echo.program.signal(signal.SIGTERM)
+        echo.program.said("^SIGTERM: stopping$")
+
+        def refused() -> bool:
+            with socket.socket() as late:
+                return late.connect_ex(("127.0.0.1", echo.port)) != 0
+
+        wait_until(refused)
+        for client, beginning in downloads:
+            assert body(take(client, beginning, whole)) == whole
+            client.close()
+        assert echo.program.ended() == 0
+        assert "cut" not in echo.program.output
+
+
+def test_a_stalled_download_is_cut_off_at_the_stop_timeout(data: Path) -> None:
+    data.write_bytes(MEGABYTES)
+    with serving(data, "--stop-timeout", "0.5") as echo:
+        client, _ = begin_download(echo)
+        with client:
+            assert 0.5 <= echo.stop() < 1.5
+        echo.program.said(r"^cut 1 response\(s\) off after 0.5 s$")
+
+
+def test_a_second_signal_ends_it_at_once(data: Path) -> None:
+    data.write_bytes(MEGABYTES)
+    with serving(data, "--stop-timeout", "60") as echo:
+        client, _ = begin_download(echo)
+        with client:
+            echo.program.signal(signal.SIGTERM)
+            echo.program.said("^SIGTERM: stopping$")
+            assert echo.stop(signal.SIGINT) < 1
+
+
+def test_hup_usr1_and_usr2_are_answered_and_change_nothing_else(data: Path) -> None:
+    data.write_bytes(b"1\n")
+    with serving(data) as echo:
+        etag = echo.get().headers["etag"]
+        echo.program.signal(signal.SIGHUP)
+        echo.program.said(f"^SIGHUP: reopening {re.escape(str(data))}$")
+        assert echo.get().headers["etag"] == etag
+        echo.program.signal(signal.SIGUSR1)
+        echo.program.said("^SIGUSR1: [0-9]+ connections, 2 requests answered$")
+        echo.program.signal(signal.SIGUSR2)
+        echo.program.said("^SIGUSR2: logging every request$")
+        echo.get("/nothing")
+        echo.program.said("^127.0.0.1 GET '/nothing' 404$")
+        echo.program.signal(signal.SIGUSR2)
+        echo.program.said("^SIGUSR2: no longer logging every request$")
+        echo.get("/healthz")
+        echo.stop()
+        assert "/healthz" not in echo.program.output
+
+
+def test_without_usr2_requests_are_not_logged(data: Path) -> None:
+    with serving(data) as echo:
+        for path in ("/data", "/nothing", "/healthz"):
+            echo.get(path)
+        echo.raw(b"HELLO\r\n\r\n")
+        echo.stop()
+        assert len(echo.program.lines) == 3
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="there is no IPv6 here")
+def test_both_families_are_served(data: Path) -> None:
+    data.write_bytes(b"1\n")
+    with serving(data, at="[::]:0") as echo:
+        for host in ("127.0.0.1", "[::1]"):
+            assert requests.get(f"http://{host}:{echo.port}/data").content == b"1\n"
+
+
+def test_environment_variables_are_settings_too(data: Path) -> None:
+    data.write_bytes(b"1\n")
+    environment = {"ECHO_SOURCE": str(data), "ECHO_LISTEN": "127.0.0.1:0", "ECHO_STOP_TIMEOUT": ""}
+    environment |= {"ECHO_PORT": "tcp://10.0.0.1:8000", "ECHO_SERVICE_HOST": "10.0.0.1", "ECHO_PORT_8000_TCP": "x"}
+    with running([sys.executable, "-m", "echo"], environment) as program:
+        port = program.said("^serving .*:([0-9]+)/data$")[1]
+        assert requests.get(f"http://127.0.0.1:{port}/data").content == b"1\n"
+
+
+# What is refused
+
+
+def refusal(folder: Path, status: int, *flags: str, environment: Mapping[str, str] | None = None) -> str:
+    """Run an echo that must not start; returns the one line that it says."""
+    before = sorted(os.listdir(folder))
+    with running([sys.executable, "-m", "echo", *flags], environment, folder) as program:
+        assert program.ended() == status, program.output
+    (line,) = program.lines
+    assert line.startswith("echo: ")
+    assert sorted(os.listdir(folder)) == before
+    return line
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--listen", "65536"], "--listen (ECHO_LISTEN): '65536' is not [HOST:]PORT with a port from 0 to 65535"),
+        (["--listen", "-1"], "--listen (ECHO_LISTEN): "),
+        (["--listen", "localhost"], "--listen (ECHO_LISTEN): 'localhost' is not"),
+        (["--listen", "::1:8000"], "--listen (ECHO_LISTEN): '::1:8000' is not"),
+        (["--listen", "b\u00fccher:8000"], "--listen (ECHO_LISTEN): "),
+        (["--stale", "nan"], "--stale (ECHO_STALE): 'nan'"),
+        (["--stale=-1"], "--stale (ECHO_STALE): '-1'"),
+        (["--stop-timeout", "x"], "--stop-timeout (ECHO_STOP_TIMEOUT): 'x'"),
+        (["--source", "folder"], "--source (ECHO_SOURCE): folder is a directory"),
+        (["--source", "missing/data"], "--source (ECHO_SOURCE): directory missing does not exist"),
+        (["--source", "n" * 300 + "/data"], "--source (ECHO_SOURCE): directory nnn"),
+        (["--port", "8000"], "unrecognized arguments: --port 8000"),
+        (["--sour", "data"], "unrecognized arguments: --sour data"),
+        (["data"], "unrecognized arguments: data"),
+    ],
+)
+def test_wrong_flags_are_refused(tmp_path: Path, flags: list[str], words: str) -> None:
+    (tmp_path / "folder").mkdir()
+    assert words in refusal(tmp_path, 2, *flags)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("ECHO_STALE", "soon", "--stale (ECHO_STALE): 'soon'"),
+        ("ECHO_LISTEN", "x:99999", "--listen (ECHO_LISTEN): 'x:99999'"),
+        ("ECHO_SOURCE", "missing/data", "--source (ECHO_SOURCE): directory missing"),
+        ("ECHO_STALLE", "1", "unknown environment variable ECHO_STALLE: there is ECHO_LISTEN, ECHO_SOURCE,"),
+        ("ECHO_", "1", "unknown environment variable ECHO_: there is"),
+    ],
+)
+def test_wrong_variables_are_refused(tmp_path: Path, name: str, value: str, words: str) -> None:
+    assert words in refusal(tmp_path, 2, environment={name: value})
+
+
+def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
+        line = refusal(tmp_path, 1, "--listen", f"127.0.0.1:{port}")
+    assert line == f"echo: --listen (ECHO_LISTEN): 127.0.0.1 port {port}: Address already in use"
+
+
+def test_a_host_that_is_not_known_is_said(tmp_path: Path) -> None:
+    line = refusal(tmp_path, 1, "--listen", "host.invalid:8000")
+    assert re.fullmatch(r"echo: --listen \(ECHO_LISTEN\): host.invalid port 8000: [A-Za-z ]+", line)
+
+
+def test_an_address_of_another_machine_is_said(tmp_path: Path) -> None:
+    line = refusal(tmp_path, 1, "--listen", "192.0.2.1:8000")
+    assert line == "echo: --listen (ECHO_LISTEN): 192.0.2.1 port 8000: Cannot assign requested address"
+
+
+def test_help_names_every_setting_with_its_variable() -> None:
+    with running([sys.executable, "-m", "echo", "--help"]) as program:
+        assert program.ended() == 0
+    for name in ("SOURCE", "LISTEN", "STALE", "STOP_TIMEOUT"):
+        assert f"[ECHO_{name}," in program.output
