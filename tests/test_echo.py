@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +17,7 @@ import pytest
 import requests
 
 from echo.datafile import SMALL
-from support import Program, free_port, running, wait_until
+from support import Program, free_port, need, running, wait_until
 
 FIVE_DIGITS = re.compile(rb"(?:[0-9]{5}\n)*")
 MEGABYTES = b"12345\n" * 4_000_000  # more than fits into buffers on the way
@@ -425,8 +424,7 @@ CLIENTS = {
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_growing_file_is_resumed_again_and_again_to_exactly_its_bytes(data: Path, client: str) -> None:
     """`curl -C -` and `wget -c`."""
-    if not shutil.which(client):
-        pytest.skip(f"{client} is not installed")
+    need(client)
     copy = data.with_name("copy")
     with generating(data, "--interval", "0.001") as generator, serving(data) as echo:
         words = {"FILE": str(copy), "URL": f"{echo.url}/data"}
@@ -447,8 +445,7 @@ def test_a_growing_file_is_resumed_again_and_again_to_exactly_its_bytes(data: Pa
 
 
 def test_curl_does_not_fetch_what_its_etag_says_it_has(data: Path) -> None:
-    if not shutil.which("curl"):
-        pytest.skip("curl is not installed")
+    need("curl")
     data.touch()
     etag, copy = str(data.with_name("etag")), data.with_name("copy")
     Path(etag).touch()
