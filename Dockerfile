@@ -21,8 +21,11 @@ COPY pid1 /app/pid1
 COPY generator /app/generator
 COPY echo /app/echo
 
-# The root file system may be read-only: what Python would cache there must be there. And a check that it starts.
-RUN python -m compileall -q /app && cd /app && python -m generator --help >/dev/null && python -m echo --help >/dev/null
+# The root file system may be read-only, and some bases come without Python's cache: what is imported at a start is
+# compiled now. And a check that it can start.
+RUN cd /app && python -m compileall -q . && python -c "import supervisor.supervisord, supervisor.http, supervisor.web, \
+    supervisor.supervisorctl, pid1, generator.__main__, echo.__main__, echo.server, werkzeug.http, \
+    uvicorn.protocols.http.httptools_impl, uvicorn.lifespan.off"
 
 # supervisorctl finds supervisord.conf here.
 WORKDIR /app

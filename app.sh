@@ -1,9 +1,11 @@
 #!/bin/sh
 # Runs the application in the foreground: in its image, and on a bare machine, where the data file is ./data.
 set -eu
-case $0 in
-    /*) here=${0%/*} ;;
-    */*) here=$PWD/${0%/*} ;;
+self=$0
+[ ! -h "$self" ] || self=$(readlink -f -- "$self")
+case $self in
+    /*) here=${self%/*} ;;
+    */*) here=$PWD/${self%/*} ;;
     *) here=$PWD ;;
 esac
 
@@ -22,17 +24,29 @@ if [ -z "${APPCOUP_RUN:-}" ]; then
 fi
 [ -w "$APPCOUP_RUN" ] || fail "$APPCOUP_RUN is not writable, and a socket and a heartbeat must be: mount a tmpfs there, as --tmpfs /tmp"
 
-export PATH="$APPCOUP_VENV/bin:$PATH" PYTHONPATH="$here" APPCOUP_RUN
+export PATH="$APPCOUP_VENV/bin:$PATH" APPCOUP_RUN
+export PYTHONPATH="$here" PYTHONSAFEPATH=1 # the programs are here; what lies in the caller's folder is no module
 export GENERATOR_FILE="${GENERATOR_FILE:-data}" GENERATOR_HEARTBEAT="${GENERATOR_HEARTBEAT:-$APPCOUP_RUN/generator.alive}"
 export ECHO_SOURCE="${ECHO_SOURCE:-$GENERATOR_FILE}" ECHO_LISTEN="${ECHO_LISTEN:-0.0.0.0:8000}"
 
-# Where supervisord asks echo whether it is alive.
+# Where supervisord, and health.sh, ask echo whether it is alive.
 case $ECHO_LISTEN in
     0.0.0.0:* | \[::\]:* | :*) APPCOUP_ECHO=127.0.0.1:${ECHO_LISTEN##*:} ;;
+    \[*) fail "ECHO_LISTEN=$ECHO_LISTEN: of IPv6 there is [::]:PORT, for all addresses" ;;
     *:*) APPCOUP_ECHO=$ECHO_LISTEN ;;
     *) APPCOUP_ECHO=127.0.0.1:$ECHO_LISTEN ;;
 esac
+port=${APPCOUP_ECHO##*:}
+case $port in
+    '' | *[!0-9]* | ??????*) port=0 ;;
+esac
+[ "$port" -ge 1 ] && [ "$port" -le 65535 ] || fail "ECHO_LISTEN=$ECHO_LISTEN: give [HOST:]PORT with a port from 1 to 65535"
+case $GENERATOR_HEARTBEAT in
+    /*) ;;
+    *) GENERATOR_HEARTBEAT=$PWD/$GENERATOR_HEARTBEAT ;;
+esac
 export APPCOUP_ECHO
+printf '%s\n%s\n' "$APPCOUP_ECHO" "$GENERATOR_HEARTBEAT" >"$APPCOUP_RUN/alive"
 
 # The kernel drops signals to a PID 1 without handlers, so those that come before supervisord has its own
 # are blocked, that is kept, until the pid1 plugin lets them in.

@@ -1,11 +1,13 @@
 """`python -m echo`: see --help."""
 
 import asyncio
+import signal
 import socket
 import sys
 from collections.abc import Sequence
 
 from echo.settings import parse
+from echo.signals import SIGNALS
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -20,6 +22,7 @@ def listen(host: str, port: int) -> socket.socket:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0 when stopped, 1 when the port is taken, 2 when settings cannot work."""
     settings = parse(argv)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # kept until there are handlers: clients may wait already
     try:
         listener = listen(*settings.listen)
     except OSError as error:

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 from echo import conditional
 from echo.datafile import DataFile, NotReady, Snapshot, tail_offset
 
-CHUNK = 2**18  # bytes sent at a time
+CHUNK = 2**16  # bytes sent at a time, and kept for a reader that stalls
 TEXT = ("content-type", "text/plain; charset=utf-8")
 Headers = Iterable[tuple[str, str]]
 
@@ -41,7 +41,10 @@ class Exchange:
         self.path: str = scope["path"]
         self.query: bytes = scope["query_string"]
         self.client: str = scope["client"][0] if scope["client"] else "-"
-        self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        self.headers: dict[str, str] = {}
+        for name, value in scope["headers"]:  # one that comes again goes on (RFC 9110, 5.3)
+            before = self.headers.get(name.decode("latin-1"))
+            self.headers[name.decode("latin-1")] = f"{before}, " * bool(before) + value.decode("latin-1")
         self.receive, self.send = receive, send
         self.status = 0
 
@@ -140,18 +143,23 @@ class App:
 
 async def send_part(exchange: Exchange, snapshot: Snapshot, part: conditional.Part) -> None:
     """The bytes of a part, in chunks, each waiting for the client to have taken the last one."""
-    if exchange.method == "HEAD" or part.stop - part.start <= CHUNK:
-        await exchange.body(b"" if exchange.method == "HEAD" else snapshot.read(part.start, part.stop))
+    if exchange.method == "HEAD" or part.start == part.stop:
+        await exchange.body(b"")
         return
-    gone = asyncio.ensure_future(exchange.gone())
+    gone = asyncio.ensure_future(exchange.gone()) if part.stop - part.start > CHUNK else None
     try:
         for start in range(part.start, part.stop, CHUNK):
             stop = min(start + CHUNK, part.stop)
-            await exchange.body(snapshot.read(start, stop), more=stop < part.stop)
-            if gone.done():
+            data = snapshot.read(start, stop)
+            if gone and gone.done():
                 return
+            if len(data) < stop - start:
+                say("the file was truncated while it was being sent: closing the connection")
+                return
+            await exchange.body(data, more=stop < part.stop)
     finally:
-        gone.cancel()
+        if gone:
+            gone.cancel()
 
 
 def parse_tail(query: bytes) -> int | None:

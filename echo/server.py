@@ -14,6 +14,7 @@ from typing import Any
 from echo.app import App, say
 from echo.datafile import DataFile
 from echo.settings import Settings
+from echo.signals import SIGNALS, STOP
 
 # The package without its __init__, which imports uvicorn's command line: a fifth of the time that echo takes to start.
 if (spec := importlib.util.find_spec("uvicorn")) and "uvicorn" not in sys.modules:
@@ -21,9 +22,45 @@ if (spec := importlib.util.find_spec("uvicorn")) and "uvicorn" not in sys.module
 
 import uvicorn
 from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import Server as Uvicorn
 
 vars(uvicorn)["Config"] = Config  # which is all that its modules want of the package
+
+
+HEAD_SECONDS = 10.0  # for a request's head to arrive, from the connection or its first byte on
+HEAD_BYTES = 65536
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's, which would wait for a request's head for ever, however long that became."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.await_head()
+
+    def await_head(self) -> None:
+        self.head = 0
+        self.patience = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def on_message_begin(self) -> None:
+        self.patience.cancel()
+        self.await_head()
+        super().on_message_begin()
+
+    def data_received(self, data: bytes) -> None:
+        self.head += len(data)
+        super().data_received(data)
+        if self.head > HEAD_BYTES and not self.patience.cancelled():
+            self.transport.abort()
+
+    def on_headers_complete(self) -> None:
+        self.patience.cancel()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.patience.cancel()
+        super().connection_lost(exc)
 
 
 class Server(Uvicorn):
@@ -56,7 +93,7 @@ class Server(Uvicorn):
             if not state.connections:
                 lingering = [client for client in lingering if not closed_by_client(client)]
             await asyncio.sleep(0.01)
-        if left := len(lingering):
+        if left := sum(map(unsent, lingering)):
             say(f"cut {left} response(s) off after {self.stop_timeout:g} s")
         for connection in list(state.connections):
             connection.transport.abort()
@@ -68,8 +105,12 @@ def in_flight(connection: Any) -> bool:
     """Whether a response is still being made, or sent, or on its way to the client's acknowledgement."""
     if connection.cycle is not None and not connection.cycle.response_complete:
         return True
-    unsent = fcntl.ioctl(connection.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
-    return bool(connection.transport.get_write_buffer_size() or any(unsent))
+    return bool(connection.transport.get_write_buffer_size()) or unsent(connection.transport.get_extra_info("socket"))
+
+
+def unsent(client: socket.socket) -> bool:
+    """Whether the peer has still to acknowledge something."""
+    return any(fcntl.ioctl(client.fileno(), termios.TIOCOUTQ, bytes(4)))
 
 
 def duplicate(connection: Any) -> socket.socket:
@@ -103,7 +144,7 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
     app = App(file, settings.stale)
     config = Config(
         app,
-        http="httptools",
+        http=Protocol,
         loop="none",
         interface="asgi3",
         lifespan="off",
@@ -134,11 +175,12 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
         say(f"SIGUSR2: {'logging' if app.verbose else 'no longer logging'} every request")
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+    for number in STOP:
         loop.add_signal_handler(number, stop, number)
     loop.add_signal_handler(signal.SIGHUP, reopen)
     loop.add_signal_handler(signal.SIGUSR1, status)
     loop.add_signal_handler(signal.SIGUSR2, toggle)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     host, port = listener.getsockname()[:2]
     say(f"serving {settings.source} on http://{f'[{host}]' if ':' in host else host}:{port}/data")
     await server.serve(sockets=[listener])

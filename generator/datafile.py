@@ -8,6 +8,8 @@ from pathlib import Path
 
 MODE = 0o664  # group 0 may go on with the file under another user id, as OpenShift needs
 
+PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EIO}  # troubles of a disk that may pass
+
 
 class Unusable(Exception):
     """The file cannot be written as asked; the message says why and what would be right."""
@@ -84,6 +86,8 @@ class DataFile:
             who = f"user {os.geteuid()} with group {os.getegid()}"
             raise Unusable(f"{error.filename} is not writable by {who}: let them, or run as its owner") from None
         except OSError as error:
+            if error.errno in PASSING:
+                return ""  # the next try may help
             raise Unusable(f"{error.filename or self.path}: {error.strerror}") from None
 
     def reopen(self) -> str:
@@ -108,9 +112,10 @@ class DataFile:
             holder = os.pread(fd, 200, 0).decode(errors="replace").strip()
             os.close(fd)
             raise Locked(f"{self.path} has a writer already: {holder or 'unknown'}") from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"generator with pid {os.getpid()} on host {os.uname().nodename}\n".encode(), 0)
         self.lock = fd
+        with contextlib.suppress(OSError):  # on a full disk the lock holds all the same
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"generator with pid {os.getpid()} on host {os.uname().nodename}\n".encode(), 0)
 
     def changed(self) -> str:
         """What somebody did to the file since the last write, or an empty string."""

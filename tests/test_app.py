@@ -3,10 +3,13 @@
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import termios
 from pathlib import Path
+
+import requests
 
 from support import ROOT, free_port, need, running, wait_until
 
@@ -16,13 +19,15 @@ def app_environment(run: Path) -> dict[str, str]:
 
 
 def test_app_sh_needs_nothing_but_python(tmp_path: Path) -> None:
-    """In a fresh copy it makes its own environment, and the data file where it was called."""
-    checkout, here = tmp_path / "checkout", tmp_path / "here"
+    """In a fresh copy it makes its own environment, and the data file where it was called, here by a link."""
+    checkout, here = tmp_path / "check out", tmp_path / "here"
     made = shutil.ignore_patterns(".git", ".venv", ".cache", ".run", "__pycache__", ".*_cache")
     shutil.copytree(ROOT, checkout, ignore=made)
     here.mkdir()
+    (here / "random.py").write_text("raise SystemExit('not the module that was meant')")
+    (here / "app").symlink_to(checkout / "app.sh")
     port = free_port()
-    with running([checkout / "app.sh"], {"ECHO_LISTEN": f"127.0.0.1:{port}"}, here) as app:
+    with running([here / "app"], {"ECHO_LISTEN": f"127.0.0.1:{port}"}, here) as app:
         app.said("echo | serving", within=100)
         app.said("generator | writing")
         get = [need("curl"), "-sf", f"http://127.0.0.1:{port}/data"]
@@ -76,6 +81,25 @@ def test_an_output_that_nobody_reads_does_not_keep_it_from_stopping(tmp_path: Pa
             assert app.stdout
             pipe = app.stdout.fileno()
             wait_until(lambda: int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder) > 60000)
+            app.terminate()
+            assert app.wait(10) == 0
+        finally:
+            app.kill()
+
+
+def test_a_reader_of_the_output_that_goes_away_does_not_end_it(tmp_path: Path) -> None:
+    """As in `./app.sh | head -n 1`: the application goes on, and stops when it is told to."""
+    environment = {**os.environ, **app_environment(tmp_path)}
+    url = f"http://{environment['ECHO_LISTEN']}/data"
+    with subprocess.Popen(
+        [ROOT / "app.sh"], env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as app:
+        try:
+            assert app.stdout
+            assert app.stdout.readline()
+            app.stdout.close()
+            wait_until(lambda: requests.get(url).ok)
+            app.send_signal(signal.SIGUSR1)  # of which all of them write a line
             app.terminate()
             assert app.wait(10) == 0
         finally:

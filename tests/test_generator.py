@@ -57,7 +57,7 @@ def test_numbers_come_one_a_line_within_their_range(data: Path) -> None:
 def test_the_first_number_comes_at_once(data: Path) -> None:
     with generator(data, "--interval", "3600") as program:
         program.said(f"^writing numbers from 0 to 32767 to {re.escape(str(data))} every 3600 s$")
-        wait_until(lambda: length(data))
+        wait_until(lambda: length(data), within=1)
         assert re.fullmatch(rb"[0-9]{1,5}\n", data.read_bytes())
 
 
@@ -97,13 +97,14 @@ def test_environment_variables_are_settings_too(data: Path) -> None:
     assert data.read_bytes().count(b"\n") == 3
 
 
-def test_the_file_rotates_at_its_size_limit(data: Path) -> None:
-    with generator(data, "--interval", "0", "--count", "50000", "--max-size", "64K", "--seed", "1") as program:
+@pytest.mark.parametrize("limit", [4096, 2**16])
+def test_the_file_rotates_before_its_size_limit(data: Path, limit: int) -> None:
+    with generator(data, "--interval", "0", "--count", "50000", "--max-size", str(limit), "--seed", "1") as program:
         assert program.ended() == 0
     old, new = data.with_name("data.1").read_bytes(), data.read_bytes()
     assert Numbers(parse(["--seed", "1"], {})).lines(50_000).endswith(old + new)
-    assert len(new) <= len(old) + 2**15
-    assert 2**15 < len(old) <= 2**16
+    assert limit / 2 < len(old) <= limit
+    assert len(new) <= limit
     assert names(data.parent) == ["data", "data.1", "data.lock"]
 
 
@@ -150,6 +151,16 @@ def test_hup_reopens_a_file_that_was_moved_away(data: Path) -> None:
     assert kept and moved.read_bytes() == kept
     assert LINES.fullmatch(kept)
     assert LINES.fullmatch(data.read_bytes())
+
+
+def test_hup_lets_go_of_the_file_before_the_next_number(data: Path) -> None:
+    """So that what moves files away may do with them as it likes at once."""
+    with generator(data, "--interval", "60") as program:
+        wait_until(lambda: length(data))
+        held = Path(f"/proc/{program.pid}/fd")
+        assert data in [fd.readlink() for fd in held.iterdir()]
+        program.signal(signal.SIGHUP)
+        wait_until(lambda: data not in [fd.readlink() for fd in held.iterdir()])
 
 
 def test_usr1_tells_the_status_in_one_line(data: Path) -> None:
@@ -354,7 +365,6 @@ def refusal(folder: Path, *command: str, environment: Mapping[str, str] | None =
         (["--file", "folder"], "--file (GENERATOR_FILE): folder is a directory"),
         (["--file", "."], "--file (GENERATOR_FILE): . is a directory"),
         (["--file", "n" * 300], "File name too long"),
-        (["--file", "missing/\udcff"], "--file (GENERATOR_FILE): directory missing does not exist"),
         (["--heartbeat", "missing/beat"], "--heartbeat (GENERATOR_HEARTBEAT): directory missing does not exist"),
         (["--intervall", "1"], "unrecognized arguments: --intervall"),
         (["--inter", "1"], "unrecognized arguments: --inter"),
@@ -365,6 +375,13 @@ def test_wrong_flags_are_refused(tmp_path: Path, flags: list[str], words: str) -
     (tmp_path / "folder").mkdir()
     assert words in refusal(tmp_path, "-m", "generator", *flags)
     assert names(tmp_path / "folder") == []
+
+
+def test_a_name_that_is_no_utf_8_is_told_as_it_is(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "generator", "--file", f"{tmp_path}/\udcff/data"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True)
+    assert done.returncode == 2
+    assert done.stderr.endswith(b"/\xff does not exist: create it or give a file elsewhere\n")
 
 
 @pytest.mark.parametrize(

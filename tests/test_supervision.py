@@ -302,7 +302,7 @@ def test_a_program_that_cannot_be_kept_up_ends_the_container_with_its_status(
         ("GENERATOR_FILE=/etc/data", "/etc/data"),
         ("GENERATOR_INTERVALL=1", "GENERATOR_INTERVALL"),
         ("ECHO_STALE=soon", "(ECHO_STALE)"),
-        ("ECHO_LISTEN=0.0.0.0:80000", "(ECHO_LISTEN)"),
+        ("ECHO_LISTEN=0.0.0.0:80000", "ECHO_LISTEN=0.0.0.0:80000"),
     ],
 )
 def test_a_wrong_setting_ends_the_container_at_once_and_says_which(options: list[str], wrong: str, names: str) -> None:
@@ -343,6 +343,66 @@ def test_a_second_generator_on_the_same_volume_says_who_writes(options: list[str
             assert second.ended() == 1
             assert f"has a writer already: generator with pid {first.running()['generator']}" in second.logs()
         assert first.running()
+
+
+def test_a_count_that_is_soon_done_is_done(options: list[str]) -> None:
+    """An end with status 0 within startsecs is no failure to start."""
+    with container(*options, "--env", "GENERATOR_COUNT=2", "--env", "GENERATOR_INTERVAL=0.1") as app:
+        app.said("success: echo entered RUNNING")
+        app.said("generator | done: 2 numbers")
+        assert app.run("cat", "/data/data").count("\n") == 1  # between the two
+        assert app.logs().count("spawned: 'generator'") == 1
+        assert stop(app) < 1
+
+
+def test_a_fork_that_failed_leaves_supervisord_hearing(options: list[str]) -> None:
+    """With its signals blocked for good, a stop would take Docker's 10 s."""
+    with container(*options, "--pids-limit", "2") as app:
+        app.said("spawnerr: ")
+        docker("update", "--pids-limit", "50", app.id)
+        app.running()
+        assert "SigBlk:\t0000000000000000" in app.run("cat", "/proc/1/status")
+        assert stop(app) < 1
+
+
+@pytest.mark.parametrize("slow", ["FILE 4", "URL 4"])
+def test_a_slow_program_that_lives_is_left_alone(options: list[str], tmp_path: Path, slow: str) -> None:
+    """It shows life every 3 s, or answers after 2, of the 4 that it may be without."""
+    server = tmp_path / "server.py"
+    server.write_text(SLOW_SERVER)
+    server.chmod(0o644)
+    target = {"FILE 4": "/tmp/generator.alive 4", "URL 4": "http://127.0.0.1:9000/ 4"}[slow]
+    changed = conf(
+        tmp_path,
+        (GENERATOR, "command = python /app/server.py"),
+        ("alive.generator = %(ENV_GENERATOR_HEARTBEAT)s 10", f"alive.generator = {target}"),
+    )
+    with container(*options, *changed, "--volume", f"{server}:/app/server.py:ro") as app:
+        wait_until(lambda: app.logs().count("generator | alive") == 4)
+        assert "hangs" not in app.logs()
+
+
+SLOW_SERVER = """
+import http.server, os, threading, time
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        time.sleep(2)
+        self.send_response(200)
+        self.end_headers()
+    def log_message(self, *args):
+        pass
+threading.Thread(target=http.server.HTTPServer(("127.0.0.1", 9000), Handler).serve_forever).start()
+while True:
+    open("/tmp/generator.alive", "w").close()
+    print("alive", flush=True)
+    time.sleep(3)
+"""
+
+
+def test_the_last_words_of_a_program_are_logged_without_a_line_end(options: list[str], tmp_path: Path) -> None:
+    with container(*options, *conf(tmp_path, (GENERATOR, "command = sh -c 'printf boom; exit 2'"))) as app:
+        assert app.ended() == 2
+        assert "generator | boom\n" in app.logs()
 
 
 # Orphans

@@ -1,0 +1,6 @@
+"""The signals that echo answers to."""
+
+import signal
+
+STOP = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
+SIGNALS = STOP | {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
