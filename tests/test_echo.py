@@ -277,6 +277,23 @@ def test_a_malformed_request_is_400_or_405_and_echo_lives_on(echo: Echo, request
     assert echo.get("/healthz").status_code == 200
 
 
+def test_a_head_without_end_is_not_read_for_ever(echo: Echo) -> None:
+    with echo.connect() as client, pytest.raises(OSError):
+        client.sendall(b"GET /data HTTP/1.1\r\nHost: x\r\nX: ")
+        for _ in range(10_000):
+            client.sendall(b"1" * 10_000)
+    assert echo.get("/healthz").status_code == 200
+
+
+def test_a_header_that_comes_twice_is_one_list(echo: Echo) -> None:
+    """RFC 9110, 5.3."""
+    etag = echo.get().headers["etag"].encode()
+    for first, second in ((etag, b'"x"'), (b'"x"', etag)):
+        lists = b"If-None-Match: %s\r\nIf-None-Match: %s\r\n" % (first, second)
+        answer = echo.raw(b"GET /data HTTP/1.1\r\nHost: x\r\n%sConnection: close\r\n\r\n" % lists)
+        assert answer.startswith(b"HTTP/1.1 304 ")
+
+
 def test_requests_in_a_row_on_one_connection_are_answered_in_order(echo: Echo, whole: bytes) -> None:
     row = b"".join(b"GET /data HTTP/1.1\r\nHost: x\r\nRange: bytes=%d-%d\r\n\r\n" % (n, n + 9) for n in range(50))
     answers = echo.raw(row + b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")

@@ -198,6 +198,18 @@ def test_a_truncated_file_is_another_generation(path: Path) -> None:
     assert content(file.look()) == b"1\n2\n4\n5\n"
 
 
+def test_a_truncation_does_not_show_in_the_name_of_the_next_file(path: Path) -> None:
+    """For others, who did not see it, must give that file the same name."""
+    path.write_bytes(b"1\n2\n")
+    file = DataFile(path)
+    file.look()
+    os.truncate(path, 2)
+    file.look()
+    path.with_name("new").write_bytes(b"3\n")
+    os.replace(path.with_name("new"), path)
+    assert file.look().etag == DataFile(path).look().etag
+
+
 def test_a_torn_end_that_is_cut_off_is_no_truncation(path: Path) -> None:
     """Its bytes were never served."""
     path.write_bytes(b"1\n2\n34")

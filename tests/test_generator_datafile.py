@@ -294,6 +294,16 @@ def test_a_folder_put_back_has_but_one_writer_again(path: Path) -> None:
     assert (folder / "data").read_bytes() == b"2\n"
 
 
+def test_reopening_leaves_no_descriptor_behind(path: Path) -> None:
+    with opened(path) as file:
+        before = len(os.listdir("/proc/self/fd"))
+        for number in range(50):
+            path.with_name("other").write_bytes(b"%d\n" % number)
+            os.replace(path.with_name("other"), path)
+            file.reopen()
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_files_are_writable_for_the_group_if_the_umask_lets_them(path: Path) -> None:
     umask = os.umask(0o002)
     try:
