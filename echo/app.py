@@ -1,100 +1,84 @@
 """The endpoints, as an ASGI application."""
 
 import asyncio
-import contextlib
-import sys
+import importlib
+import json
+import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
-from email.utils import format_datetime
 from typing import Any
-from urllib.parse import parse_qsl
 
-from echo import conditional
-from echo.datafile import DataFile, NotReady, Snapshot, tail_offset
+from echo import VERSION
+from echo.data import Data
+from echo.datafile import NotReady
+from echo.exchange import Exchange, say
+from echo.figures import Figures
+from echo.follow import Full
+from echo.query import BadQuery
+from echo.settings import Settings
+from echo.watch import Watch
 
-CHUNK = 2**18  # bytes sent at a time, and kept for a reader that stalls; 64 KiB took five times as long
-TEXT = ("content-type", "text/plain; charset=utf-8")
-Headers = Iterable[tuple[str, str]]
+INDEX = """\
+numbers, as they are generated, from a file that grows
 
-
-def say(text: str) -> None:
-    """A line on stderr; nobody reading it is no reason to end."""
-    with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
-
-
-class BadQuery(Exception):
-    """The query is not one that the endpoint knows; the message says why."""
-
-
-class Exchange:
-    """One request and the answering of it."""
-
-    def __init__(
-        self,
-        scope: dict[str, Any],
-        receive: Callable[[], Awaitable[dict[str, Any]]],
-        send: Callable[[Any], Awaitable[None]],
-    ) -> None:
-        self.method: str = scope["method"]
-        self.path: str = scope["path"]
-        self.query: bytes = scope["query_string"]
-        self.client: str = scope["client"][0] if scope["client"] else "-"
-        self.headers: dict[str, str] = {}
-        for name, value in scope["headers"]:  # one that comes again goes on (RFC 9110, 5.3)
-            before = self.headers.get(name.decode("latin-1"))
-            self.headers[name.decode("latin-1")] = f"{before}, " * bool(before) + value.decode("latin-1")
-        self.receive, self.send = receive, send
-        self.status = 0
-
-    async def start(self, status: int, headers: Headers) -> None:
-        self.status = status
-        raw = [(name.encode(), value.encode("latin-1")) for name, value in headers]
-        await self.send({"type": "http.response.start", "status": status, "headers": raw})
-
-    async def body(self, data: bytes, more: bool = False) -> None:
-        await self.send({"type": "http.response.body", "body": data, "more_body": more})
-
-    async def text(self, status: int, text: str, headers: Headers = ()) -> None:
-        """A line in words."""
-        data = f"{text}\n".encode(errors="backslashreplace")
-        length = ("content-length", str(len(data)))
-        await self.start(status, [TEXT, length, ("cache-control", "no-store"), *headers])
-        await self.body(data)
-
-    async def gone(self) -> None:
-        """Returns when the client has gone."""
-        while (await self.receive())["type"] != "http.disconnect":
-            pass
+/data               all of them; ranges and ETags: curl -C - goes on where it was
+/data?tail=10       the last ten
+/data?follow        all of them and each one that comes: curl -N; as server-sent events where those are accepted
+/status             what there is, how fast it grows, who follows: JSON
+/metrics            the same for Prometheus
+/healthz, /readyz   whether this server is alive; whether the newest number is fresh
+/                   a page to watch it, for browsers
+"""
 
 
 class App:
-    """Serves a data file. `stopping` turns readiness off; `verbose` logs each request."""
+    """Serves a data file over HTTP. `verbose` logs each request."""
 
-    def __init__(self, file: DataFile, stale: float) -> None:
-        self.file = file
-        self.stale = stale
-        self.stopping = False
+    def __init__(self, settings: Settings, data: Data, watch: Watch) -> None:
+        self.settings = settings
+        self.data = data
+        self.watch = watch
+        self.figures = Figures()
+        self.started = datetime.now(UTC)
         self.verbose = False
-        self.routes = {"/data": self.data, "/healthz": self.healthz, "/readyz": self.readyz}
+        self.routes = {
+            "/": self.index,
+            "/data": self.data.answer,
+            "/status": self.status,
+            "/metrics": self.metrics,
+            "/healthz": self.healthz,
+            "/readyz": self.readyz,
+        }
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        exchange = Exchange(scope, receive, send)
+        exchange = Exchange(scope, receive, send, self.figures)
         endpoint = self.routes.get(exchange.path)
         try:
             if endpoint is None:
+                exchange.route = "other"
                 await exchange.text(404, f"no {exchange.path!a} here: there is {', '.join(self.routes)}")
             elif exchange.method not in ("GET", "HEAD"):
                 await exchange.text(405, f"{exchange.path} takes GET and HEAD", [("allow", "GET, HEAD")])
             else:
                 await endpoint(exchange)
-        except NotReady as error:
+        except (NotReady, Full) as error:
             await exchange.text(503, str(error), [("retry-after", "1")])
         except BadQuery as error:
             await exchange.text(400, str(error))
         if self.verbose:
             say(f"{exchange.client} {exchange.method} {exchange.path!a} {exchange.status}")
+
+    async def index(self, exchange: Exchange) -> None:
+        """A page for browsers, a few words for everybody else."""
+        vary = ("vary", "accept")
+        if exchange.accepts("text/plain", "text/html") == "text/html":
+            from echo.page import load
+
+            page, policy = load()
+            html = ("content-type", "text/html; charset=utf-8")
+            await exchange.answer(200, page, [html, vary, ("content-security-policy", policy)])
+        else:
+            await exchange.text(200, INDEX.rstrip(), [vary])
 
     async def healthz(self, exchange: Exchange) -> None:
         """Alive: this answer is the proof."""
@@ -102,80 +86,37 @@ class App:
 
     async def readyz(self, exchange: Exchange) -> None:
         """Ready: the file is there and fresh, and echo is not about to end."""
-        age = time.time() - self.file.look().changed
-        if self.stopping:
+        age = time.time() - self.data.file.look().changed
+        if self.data.stopping:
             raise NotReady("stopping")
-        if self.stale and age > self.stale:
-            raise NotReady(f"stale: the newest number is {age:.1f} s old, more than {self.stale:g} s")
+        if self.settings.stale and age > self.settings.stale:
+            raise NotReady(f"stale: the newest number is {age:.1f} s old, more than {self.settings.stale:g} s")
         await exchange.text(200, f"ready: the newest number is {max(age, 0):.1f} s old")
 
-    async def data(self, exchange: Exchange) -> None:
-        """The numbers, or the part of them that was asked for."""
-        lines = parse_tail(exchange.query)
-        if exchange.method == "HEAD":
-            exchange.headers.pop("range", None)  # it is for GET alone: RFC 9110, 14.2
-        snapshot = self.file.look()
-        modified = last_modified(snapshot.changed, time.time())
-        headers = [TEXT, ("cache-control", "no-cache"), ("x-content-type-options", "nosniff")]
-        if lines is None:
-            headers += [("etag", f'"{snapshot.etag}"'), ("accept-ranges", "bytes")]
-            if modified:
-                headers.append(("last-modified", format_datetime(modified, usegmt=True)))
-            part = conditional.select(exchange.headers, snapshot.generation, snapshot.size, modified)
-        else:
-            start = await asyncio.to_thread(tail_offset, snapshot.read, snapshot.size, lines)
-            part = conditional.Part(200, start, snapshot.size)
-        if part.status == 206:
-            headers.append(("content-range", f"bytes {part.start}-{part.stop - 1}/{snapshot.size}"))
-        elif part.status == 416:
-            await exchange.text(
-                416, f"there are {snapshot.size} bytes", [("content-range", f"bytes */{snapshot.size}")]
-            )
-            return
-        elif part.status == 412:
-            await exchange.text(412, f"this is {snapshot.etag} now", [("etag", f'"{snapshot.etag}"')])
-            return
-        if part.status != 304:
-            headers.append(("content-length", str(part.stop - part.start)))
-        await exchange.start(part.status, headers)
-        await send_part(exchange, snapshot, part)
+    async def status(self, exchange: Exchange) -> None:
+        """What there is, as JSON; what cannot be known is null, and `problem` says why."""
+        state = await self.data.state()
+        status = {
+            "version": VERSION,
+            "host": socket.gethostname(),
+            "source": str(self.settings.source),
+            "generation": state.generation,
+            "size": state.size,
+            "numbers": state.numbers,
+            "age": state.age,
+            "rate": state.rate,
+            "followers": len(self.data.followers),
+            "watching": self.watch.how,
+            "started": self.started.isoformat(timespec="milliseconds"),
+            "problem": state.problem,
+        }
+        text = json.dumps(status, indent=2) + "\n"
+        await exchange.answer(200, text.encode(), [("content-type", "application/json")])
 
-
-async def send_part(exchange: Exchange, snapshot: Snapshot, part: conditional.Part) -> None:
-    """The bytes of a part, in chunks, each waiting for the client to have taken the last one."""
-    if exchange.method == "HEAD" or part.start == part.stop:
-        await exchange.body(b"")
-        return
-    gone = asyncio.ensure_future(exchange.gone()) if part.stop - part.start > CHUNK else None
-    try:
-        for start in range(part.start, part.stop, CHUNK):
-            stop = min(start + CHUNK, part.stop)
-            data = snapshot.read(start, stop)
-            if gone and gone.done():
-                return
-            if len(data) < stop - start:
-                say("the file was truncated while it was being sent: closing the connection")
-                return
-            await exchange.body(data, more=stop < part.stop)
-    finally:
-        if gone:
-            gone.cancel()
-
-
-def parse_tail(query: bytes) -> int | None:
-    """N of `tail=N`, or None for no query. Raises BadQuery."""
-    if not query:
-        return None
-    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
-    if [name for name, value in pairs] != ["tail"]:
-        raise BadQuery("the query is not known: there is tail=N, the last N numbers")
-    number = pairs[0][1]
-    if not (number.isascii() and number.isdecimal() and len(number) <= 18):
-        raise BadQuery(f"tail={number[:20]!a} is not a whole number from 0 to 18 digits: as tail=10")
-    return int(number)
-
-
-def last_modified(changed: float, now: float) -> datetime | None:
-    """The second in which the file changed, once it is over: before, the next change may be in it too."""
-    second = int(changed)
-    return datetime.fromtimestamp(second, UTC) if second < int(now) else None
+    async def metrics(self, exchange: Exchange) -> None:
+        """The figures, for Prometheus."""
+        # In a thread, for it takes longer to load than all of echo, and most echos are never asked.
+        metrics = await asyncio.to_thread(importlib.import_module, "echo.metrics")
+        state = await self.data.state()
+        content_type, page = metrics.render(self, state, exchange.headers.get("accept", ""))
+        await exchange.answer(200, page, [("content-type", content_type)])

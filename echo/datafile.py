@@ -1,11 +1,14 @@
 """The data file as its readers see it: whole lines only, and a name for each file it has been."""
 
+import contextlib
 import ctypes
 import functools
 import hashlib
 import os
 import stat
 import struct
+import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +37,44 @@ class Descriptor:
 
     def read(self, start: int, stop: int) -> bytes:
         return os.pread(self.fd, stop - start, start)
+
+
+class Generation:
+    """One file, which is only ever appended to, as those see it who follow it."""
+
+    def __init__(self, descriptor: Descriptor, name: str, size: int) -> None:
+        self.descriptor = descriptor
+        self.name = name
+        self.size = size  # bytes of whole lines, so far
+        self.next: Generation | None = None  # once nothing more comes to this one
+        self.overwritten = False
+        self.counting = threading.Lock()
+        self.counted = self.numbers = 0  # bytes, and numbers in them
+
+    def end(self, successor: "Generation") -> None:
+        """Another file has taken its place. What this one got in its last moment counts, unless it was overwritten."""
+        ours, theirs = os.fstat(self.descriptor.fd), os.fstat(successor.descriptor.fd)
+        self.overwritten = os.path.samestat(ours, theirs)
+        if not self.overwritten:
+            with contextlib.suppress(NotReady):
+                self.size = max(self.size, whole_lines(self.descriptor.read, ours.st_size))
+        self.next = successor
+
+    def lines(self, start: int, most: int) -> bytes:
+        """The whole lines that begin at `start`, up to `most` bytes. Raises ValueError if none begins there."""
+        before = min(start, 1)
+        data = self.descriptor.read(start - before, min(start + most, self.size))
+        if before and data[:1] not in (b"", b"\n"):
+            raise ValueError(f"no line begins at {start}")
+        return data[before : data.rfind(b"\n") + 1]
+
+    def count(self) -> int:
+        """How many numbers it holds; reads only what came since it was last asked."""
+        with self.counting:
+            while block := self.descriptor.read(self.counted, min(self.counted + SMALL, self.size)):
+                self.numbers += block.count(b"\n")
+                self.counted += len(block)
+            return self.numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +109,10 @@ class DataFile:
         self.snapshot: Snapshot | None = None
         self.served = 0  # bytes of the file that was seen
         self.shrinks = 0  # of it
+        self.current: Generation | None = None
+        self.living: weakref.WeakValueDictionary[str, Generation] = weakref.WeakValueDictionary()
+        self.grown = 0  # bytes that came since the first look, in all generations
+        self.turns = 0  # how often a generation took another's place
 
     def reopen(self) -> None:
         """Open the file anew at the next look."""
@@ -100,9 +145,37 @@ class DataFile:
         self.served = size
         if not size:
             raise NotReady(f"{self.path} has no number yet")
-        first = descriptor.read(0, min(size, LONGEST)).partition(b"\n")[0]
-        generation = name_generation(seen.st_ino, birth_time(descriptor.fd), first, self.shrinks)
-        return Snapshot(descriptor, generation, size, seen.st_mtime)
+        name = identify(descriptor, seen, size, self.shrinks)
+        self._advance(descriptor, name, size)
+        return Snapshot(descriptor, name, size, seen.st_mtime)
+
+    def _advance(self, descriptor: Descriptor, name: str, size: int) -> None:
+        before = self.current
+        if before and before.name == name:
+            self.grown += max(0, size - before.size)
+            before.size = max(before.size, size)
+            return
+        self.current = self.living[name] = Generation(descriptor, name, size)
+        if before:
+            self.grown += size
+            self.turns += 1
+            before.end(self.current)
+
+    def find(self, name: str) -> Generation | None:
+        """A generation that can still be read: the file's, one that somebody follows, or the one rotated to FILE.1."""
+        if name in self.living:
+            return self.living[name]
+        try:
+            descriptor = Descriptor(self.path.with_name(f"{self.path.name}.1"))
+            seen = os.fstat(descriptor.fd)
+            size = whole_lines(descriptor.read, seen.st_size)
+            if identify(descriptor, seen, size, 0) != name:
+                return None
+        except (OSError, NotReady):
+            return None
+        self.living[name] = rotated = Generation(descriptor, name, size)
+        rotated.next = self.current
+        return rotated
 
 
 def unchanged(now: os.stat_result, before: os.stat_result) -> bool:
@@ -139,6 +212,12 @@ def tail_offset(read: Callable[[int, int], bytes], size: int, lines: int) -> int
         lines -= found
         end = start
     return 0
+
+
+def identify(descriptor: Descriptor, seen: os.stat_result, size: int, shrinks: int) -> str:
+    """The name of a file's generation; `size` is that of its whole lines."""
+    first = descriptor.read(0, min(size, LONGEST)).partition(b"\n")[0]
+    return name_generation(seen.st_ino, birth_time(descriptor.fd), first, shrinks)
 
 
 def name_generation(inode: int, birth: int, first_line: bytes, shrinks: int) -> str:

@@ -9,12 +9,16 @@ import socket
 import sys
 import termios
 import time
+from collections.abc import Callable
 from typing import Any
 
-from echo.app import App, say
+from echo.app import App
+from echo.data import Data
 from echo.datafile import DataFile
+from echo.exchange import say
 from echo.settings import Settings
 from echo.signals import SIGNALS, STOP
+from echo.watch import Watch
 
 # The package without its __init__, which imports uvicorn's command line: a fifth of the time that echo takes to start.
 if (spec := importlib.util.find_spec("uvicorn")) and "uvicorn" not in sys.modules:
@@ -79,21 +83,38 @@ class Server(Uvicorn):
                 await asyncio.wait_for(self.stop.wait(), 1)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept no more, let responses arrive until the deadline or a second signal, cut the rest off."""
+        """Let responses arrive until the deadline or a second signal, cut the rest off.
+
+        Who comes while they do is still answered, as /readyz is to say so; then no more is accepted.
+        """
+        state = self.server_state
+        deadline = time.monotonic() + self.stop_timeout
+        lingering: dict[Any, socket.socket] = {}  # connections whose responses are on the way
+
+        def finish() -> None:
+            for connection in list(state.connections):
+                if connection not in lingering and in_flight(connection):
+                    lingering[connection] = duplicate(connection)
+                connection.shutdown()
+
+        def arriving() -> bool:
+            if not state.connections:
+                for connection in [connection for connection in lingering if closed_by_client(lingering[connection])]:
+                    del lingering[connection]
+            return bool(state.connections or state.tasks or lingering)
+
+        async def drain(busy: Callable[[], object]) -> None:
+            while busy() and time.monotonic() < deadline and not self.hurry.is_set():
+                await asyncio.sleep(0.01)
+
+        finish()
+        first = set(lingering)
+        await drain(lambda: first & state.connections)
         for server in self.servers:
             server.close()
-        state = self.server_state
-        lingering = [duplicate(connection) for connection in state.connections if in_flight(connection)]
-        for connection in list(state.connections):
-            connection.shutdown()
-        deadline = time.monotonic() + self.stop_timeout
-        while (state.connections or state.tasks or lingering) and time.monotonic() < deadline:
-            if self.hurry.is_set():
-                break
-            if not state.connections:
-                lingering = [client for client in lingering if not closed_by_client(client)]
-            await asyncio.sleep(0.01)
-        if left := sum(map(unsent, lingering)):
+        finish()
+        await drain(arriving)
+        if left := sum(map(unsent, lingering.values())):
             say(f"cut {left} response(s) off after {self.stop_timeout:g} s")
         for connection in list(state.connections):
             connection.transport.abort()
@@ -141,7 +162,9 @@ def closed_by_client(client: socket.socket) -> bool:
 async def serve(settings: Settings, listener: socket.socket) -> None:
     """Answer on the listening socket until SIGTERM, SIGINT or SIGQUIT."""
     file = DataFile(settings.source)
-    app = App(file, settings.stale)
+    data = Data(file, settings.followers)
+    watch = Watch(settings.source, data.look)
+    app = App(settings, data, watch)
     config = Config(
         app,
         http=Protocol,
@@ -159,16 +182,18 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
 
     def stop(number: signal.Signals) -> None:
         (server.hurry if server.stop.is_set() else server.stop).set()
-        app.stopping = True
+        data.stop()
         say(f"{number.name}: stopping")
 
     def reopen() -> None:
         say(f"SIGHUP: reopening {settings.source}")
         file.reopen()
+        data.look()
 
     def status() -> None:
-        connections = len(server.server_state.connections)
-        say(f"SIGUSR1: {connections} connections, {server.server_state.total_requests} requests answered")
+        state = server.server_state
+        said = f"{len(state.connections)} connections, {len(data.followers)} of them followers"
+        say(f"SIGUSR1: {said}, {state.total_requests} requests answered")
 
     def toggle() -> None:
         app.verbose = not app.verbose
@@ -183,5 +208,8 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     host, port = listener.getsockname()[:2]
     say(f"serving {settings.source} on http://{f'[{host}]' if ':' in host else host}:{port}/data")
+    background = [asyncio.ensure_future(task) for task in (watch.run(), data.pulse())]
     await server.serve(sockets=[listener])
+    for task in background:
+        task.cancel()
     say(f"stopped: {server.server_state.total_requests} requests answered")

@@ -18,6 +18,8 @@ class Settings(argparse.Namespace):
     listen: tuple[str, int]
     stale: float
     stop_timeout: float
+    stall_timeout: float
+    followers: int
 
 
 def seconds(text: str) -> float:
@@ -29,6 +31,13 @@ def seconds(text: str) -> float:
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, 0 or more")
     return value
+
+
+def whole(text: str) -> int:
+    """A whole number, 0 or more."""
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
+    return int(text)
 
 
 def address(text: str) -> tuple[str, int]:
@@ -82,6 +91,8 @@ def parse(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.env
     option("--listen", address, "0.0.0.0:8000", "where to answer", "[HOST:]PORT")
     option("--stale", seconds, "10", "not ready when the newest number is older; 0: never", "SECONDS")
     option("--stop-timeout", seconds, "3", "when stopped, what is in flight has so long to arrive", "SECONDS")
+    option("--stall-timeout", seconds, "30", "a client that takes nothing for so long is cut off; 0: never", "SECONDS")
+    option("--followers", whole, "1000", "how many may follow at a time", "NUMBER")
     # A misspelt variable is an error; those that Kubernetes sets for a service of this name are not.
     service_link = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT$|_PORT_\d+_(TCP|UDP|SCTP)")
     for name in sorted(environ):

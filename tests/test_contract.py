@@ -1,9 +1,11 @@
 """What the application promises over HTTP, whatever the coupling; see couplings.py."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
 import requests
+from prometheus_client.parser import text_string_to_metric_families
 
 from couplings import COUPLINGS
 from support import wait_until
@@ -94,7 +96,7 @@ def test_a_wrong_query_is_400_and_says_why(url: str, query: str) -> None:
     assert len(response.text.splitlines()) == 1
 
 
-@pytest.mark.parametrize("path", ["/", "/data/", "/data.lock", "/../data", "/etc/passwd", "//data", "/%2e%2e/data"])
+@pytest.mark.parametrize("path", ["/data/", "/data.lock", "/../data", "/etc/passwd", "//data", "/%2e%2e/data"])
 def test_nothing_else_is_served(url: str, path: str) -> None:
     session = requests.Session()
     prepared = session.prepare_request(requests.Request("GET", url))
@@ -113,3 +115,66 @@ def test_other_methods_are_405_with_allow(url: str, method: str) -> None:
 def test_alive_and_ready(url: str) -> None:
     assert requests.get(f"{url}/healthz").status_code == 200
     assert requests.get(f"{url}/readyz").status_code == 200
+
+
+# The stream
+
+
+def test_a_stream_is_what_is_there_and_what_comes(url: str) -> None:
+    with requests.get(f"{url}/data?follow&tail=3", stream=True, timeout=20) as response:
+        assert response.headers["content-type"] == "text/plain; charset=utf-8"
+        lines = response.iter_lines()
+        assert all(re.fullmatch(b"[0-9]{1,5}", next(lines)) for _ in range(6))
+
+
+def test_a_stream_of_events_goes_on_where_an_etag_or_an_event_ended(url: str) -> None:
+    """Numbers before and after it are those of the file, none missing and none twice."""
+    start = requests.get(f"{url}/data")
+    seen, position = start.content, start.headers["etag"].strip('"')
+    for _ in range(3):
+        headers = {"Accept": "text/event-stream", "Last-Event-ID": position}
+        with requests.get(f"{url}/data?follow", headers=headers, stream=True, timeout=20) as response:
+            assert response.headers["content-type"] == "text/event-stream"
+            fields = (line.decode().partition(": ") for line in response.iter_lines())
+            for _ in range(2):
+                id = next(value for name, _, value in fields if name == "id")
+                number = next(value for name, _, value in fields if name == "data")
+                seen, position = seen + number.encode() + b"\n", id
+    assert int(position.partition("-")[2]) == len(seen)
+    assert requests.get(f"{url}/data", headers={"Range": f"bytes=0-{len(seen) - 1}"}).content == seen
+
+
+@pytest.mark.parametrize("query", ["offset=-1", "offset=999999999999999", "last-event-id=x", "tail=1&offset=0"])
+def test_a_stream_from_nowhere_is_400_and_says_why(url: str, query: str) -> None:
+    response = requests.get(f"{url}/data?follow&{query}")
+    assert response.status_code == 400
+    assert len(response.text.splitlines()) == 1
+
+
+# What it says of itself
+
+
+def test_status_is_what_data_is(url: str) -> None:
+    before = requests.get(f"{url}/data")
+    status = requests.get(f"{url}/status").json()
+    after = requests.get(f"{url}/data")
+    assert status["generation"] == after.headers["etag"].strip('"').partition("-")[0]
+    assert len(before.content) <= status["size"] <= len(after.content)
+    assert before.content.count(b"\n") <= status["numbers"] <= after.content.count(b"\n")
+    assert 0 <= status["age"] < 10
+    assert status["problem"] is None
+    assert status["watching"] in ("inotify", "polling")
+
+
+def test_metrics_are_read_by_prometheus_own_parser(url: str) -> None:
+    families = {family.name for family in text_string_to_metric_families(requests.get(f"{url}/metrics").text)}
+    assert {"echo_http_requests", "echo_http_request_duration_seconds", "echo_followers", "echo_data_bytes"} <= families
+
+
+def test_a_browser_gets_a_page_and_everybody_else_words(url: str) -> None:
+    page = requests.get(url, headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    words = requests.get(url)
+    assert words.headers["content-type"] == "text/plain; charset=utf-8"
+    assert "/data?follow" in words.text

@@ -1,5 +1,6 @@
 """echo's pure logic: which bytes a request is to get, where lines begin and end, what a file is called."""
 
+import re
 import string
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -11,9 +12,12 @@ from hypothesis import example, given
 from hypothesis import settings as profiles
 from hypothesis import strategies as st
 
-from echo.app import BadQuery, last_modified, parse_tail
 from echo.conditional import Part, same_prefix, select
+from echo.data import last_modified
 from echo.datafile import BLOCK, LONGEST, NotReady, name_generation, tail_offset, whole_lines
+from echo.figures import BOUNDS, WINDOW, Latency, Rate
+from echo.follow import EVENTS, LINES
+from echo.query import BadQuery, Query, parse_position, parse_query
 
 profiles.load_profile("ci")  # the same examples each time, no deadline
 
@@ -318,36 +322,142 @@ def test_last_modified_is_a_second_that_is_over(one: float, other: float) -> Non
         assert last_modified(now, changed) is None  # a clock that went back
 
 
-# Queries
+# Queries and positions
+
+NUMBERS = st.integers(0, 10**18 - 1)
 
 
-@given(st.integers(0, 10**18 - 1))
-def test_tail_is_a_number_of_lines(count: int) -> None:
-    assert parse_tail(b"tail=%d" % count) == count
-    assert parse_tail(b"tail=%018d" % count) == count
-
-
-def test_no_query_is_no_tail() -> None:
-    assert parse_tail(b"") is None
+@given(NUMBERS)
+def test_a_query_says_where_to_begin_and_whether_to_go_on(number: int) -> None:
+    assert parse_query(b"") == Query()
+    assert parse_query(b"tail=%018d" % number) == Query(tail=number)
+    assert parse_query(b"follow") == parse_query(b"follow=") == Query(follow=True)
+    assert parse_query(b"follow&tail=%d" % number) == parse_query(b"tail=%d&follow" % number) == Query(True, number)
+    assert parse_query(b"follow&offset=%d" % number) == Query(True, offset=number)
+    assert parse_query(b"follow&last-event-id=x-%d" % number) == Query(True, after=f"x-{number}")
 
 
 @pytest.mark.parametrize(
-    "query",
+    ("query", "words"),
     [
-        *("tail", "tail=", "tail=-1", "tail=+1", "tail=1.5", "tail=x", "tail=%20 1", "tail=1_0", "tail=%D9%A3"),
-        *("tail=" + "9" * 19, "tail=1&tail=2", "tail=1&x=2", "x=1", "Tail=1", "follow", "&", "tail=1&&x", "%00", "=1"),
+        *((f"tail={text}", "tail=10") for text in ("", "-1", "+1", "1.5", "x", "%20 1", "1_0", "%D9%A3", "9" * 19)),
+        *((f"follow&offset={text}", "offset=10") for text in ("", "-1", "+1", "1.5", "x", "1_0", "9" * 19)),
+        *((query, "there is tail=N") for query in ("x=1", "Tail=1", "tail=1&x=2", "%00", "=1", "follow&limit=1")),
+        *((query, "twice") for query in ("tail=1&tail=2", "follow&follow", "follow&offset=1&offset=1")),
+        *((query, "no value") for query in ("follow=1", "follow=0", "follow=false")),
+        ("follow&tail=1&offset=0", "tail and offset both"),
+        ("follow&tail=1&last-event-id=x", "tail and last-event-id both"),
+        ("follow&offset=1&last-event-id=x", "offset and last-event-id both"),
+        ("offset=1", "Range"),
+        ("last-event-id=x", "Range"),
+        ("tail=1&offset=0", "both"),
     ],
 )
-def test_any_other_query_is_refused(query: str) -> None:
-    with pytest.raises(BadQuery, match="tail="):
-        parse_tail(query.encode())
+def test_any_other_query_is_refused_with_what_would_be_right(query: str, words: str) -> None:
+    with pytest.raises(BadQuery, match=words):
+        parse_query(query.encode())
 
 
 @given(st.binary(max_size=30))
-def test_any_query_is_a_number_or_refused(query: bytes) -> None:
-    for raw in (query, b"tail=" + query, b"tail=" + quote_from_bytes(query).encode()):
-        try:
-            lines = parse_tail(raw)
-            assert lines is None or 0 <= lines < 10**18
-        except BadQuery:
-            pass
+def test_any_query_is_understood_or_refused(query: bytes) -> None:
+    for name in (b"", b"tail=", b"follow&offset="):
+        for raw in (name + query, name + quote_from_bytes(query).encode()):
+            try:
+                asked = parse_query(raw)
+            except BadQuery:
+                continue
+            assert (asked.tail, asked.offset, asked.after).count(None) >= 2
+            assert asked.follow or asked.offset is None
+
+
+@given(NUMBERS)
+def test_an_etag_is_a_position(offset: int) -> None:
+    assert parse_position(etag(offset).strip('"')) == (GENERATION, offset)
+
+
+@given(st.text(max_size=40))
+@example(f"{GENERATION}-")
+@example(f"{GENERATION}--1")
+@example(f"{GENERATION}-1\n")
+@example(f"{GENERATION}-" + "9" * 19)
+@example(GENERATION.upper() + "-1")
+def test_any_other_position_is_refused(text: str) -> None:
+    with pytest.raises(BadQuery, match=r"last event id .* is none that was given here"):
+        parse_position(text)
+
+
+# Events
+
+
+def parse_events(stream: bytes) -> list[dict[str, str]]:
+    """As a browser does: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation"""
+    events, fields = [], dict[str, str]()
+    for line in re.split("\r\n|\r|\n", stream.decode("utf-8", "replace")):
+        if not line:
+            if "data" in fields:
+                events.append(fields)
+            fields = {}
+        elif not line.startswith(":"):
+            name, _, value = line.partition(":")
+            fields[name] = value.removeprefix(" ")
+    return events
+
+
+@given(st.lists(LINE, max_size=20), st.integers(0, 10**12))
+def test_events_are_the_lines_each_with_the_offset_after_it(lines: list[bytes], offset: int) -> None:
+    events = parse_events(EVENTS.numbers(GENERATION, offset, b"".join(lines)))
+    assert [event["data"] for event in events] == [line.decode().rstrip() for line in lines]
+    assert [event["id"] for event in events] == [
+        f"{GENERATION}-{offset + len(b''.join(lines[: number + 1]))}" for number in range(len(lines))
+    ]
+    assert all("event" not in event for event in events)
+
+
+@given(st.binary(max_size=50).map(lambda content: content.replace(b"\n", b"") + b"\n"))
+def test_whatever_is_in_a_line_is_one_event(line: bytes) -> None:
+    events = parse_events(EVENTS.numbers(GENERATION, 0, line))
+    assert [event["id"] for event in events] == [f"{GENERATION}-{len(line)}"]
+    assert events[0].keys() == {"id", "data"}
+
+
+def test_another_generation_is_an_event_of_its_own_type() -> None:
+    assert parse_events(EVENTS.begins(GENERATION)) == [
+        {"id": f"{GENERATION}-0", "event": "generation", "data": GENERATION}
+    ]
+    assert parse_events(EVENTS.gone(GENERATION)) == [{"event": "gone", "data": GENERATION}]
+    assert parse_events(EVENTS.opening + EVENTS.heartbeat) == []
+
+
+@given(st.lists(LINE).map(b"".join))
+def test_a_stream_of_text_is_the_lines_alone(lines: bytes) -> None:
+    assert LINES.numbers(GENERATION, 5, lines) == lines
+    assert LINES.opening + LINES.heartbeat + LINES.begins(GENERATION) + LINES.gone(GENERATION) == b""
+
+
+# Figures
+
+
+@given(st.lists(st.floats(0, 100)))
+def test_each_latency_is_in_the_first_bucket_that_it_does_not_exceed(times: list[float]) -> None:
+    latency = Latency()
+    for seconds in times:
+        latency.add(seconds)
+    assert latency.seconds == pytest.approx(sum(times))
+    for number, bound in enumerate(BOUNDS):
+        assert sum(latency.counts[: number + 1]) == sum(seconds <= bound for seconds in times)
+    assert sum(latency.counts) == len(times)
+
+
+@given(st.lists(st.tuples(st.floats(0, 30), st.integers(0, 1000)), min_size=1, max_size=200))
+def test_growth_is_that_of_about_the_last_minute(steps: list[tuple[float, int]]) -> None:
+    rate, now, total, history = Rate(), 0.0, 0, []
+    for seconds, more in steps:
+        now, total = now + seconds, total + more
+        rate.sample(now, total)
+        history.append((now, total))
+    window, grown = rate.growth()
+    assert history[-1][0] - window == pytest.approx(min(history, key=lambda seen: abs(seen[0] - now + window))[0])
+    began = [before for time, before in history if abs(time - now + window) < 1e-9]
+    assert total - grown in began
+    assert window >= min(WINDOW, now - history[0][0]) - 1
+    assert len(rate.samples) <= 2 * WINDOW + 3

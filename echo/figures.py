@@ -1,0 +1,50 @@
+"""What is counted: requests, and the growth of the file. Pure."""
+
+import bisect
+from collections import deque
+
+BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)  # seconds
+WINDOW = 60.0  # seconds
+
+
+class Latency:
+    """How many requests took how long."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BOUNDS) + 1)  # the last: longer than all bounds
+        self.seconds = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.counts[bisect.bisect_left(BOUNDS, seconds)] += 1
+        self.seconds += seconds
+
+
+class Figures:
+    """Of the requests since the start: by route and status, until the head of the response."""
+
+    def __init__(self) -> None:
+        self.requests: dict[tuple[str, int], Latency] = {}
+        self.sent = 0  # bytes of bodies
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        self.requests.setdefault((route, status), Latency()).add(seconds)
+
+
+class Rate:
+    """Of something that grows, over the last minute."""
+
+    def __init__(self) -> None:
+        self.samples: deque[tuple[float, int]] = deque()
+
+    def sample(self, now: float, total: int) -> None:
+        """`now` in seconds, never less than before."""
+        if len(self.samples) > 1 and now - self.samples[-2][0] < 1:
+            self.samples.pop()  # one a second is enough
+        self.samples.append((now, total))
+        while len(self.samples) > 1 and self.samples[1][0] <= now - WINDOW:
+            self.samples.popleft()
+
+    def growth(self) -> tuple[float, int]:
+        """Over how many seconds, and by how much."""
+        (began, before), (ended, after) = self.samples[0], self.samples[-1]
+        return ended - began, after - before

@@ -1,0 +1,60 @@
+"""What is asked of /data in a query, and the positions in it. Pure."""
+
+import re
+from dataclasses import dataclass
+from urllib.parse import parse_qsl
+
+KNOWN = "tail=N, the last N numbers; follow, also those to come; offset=N or last-event-id=ID, where to follow"
+
+
+class BadQuery(Exception):
+    """The query is not one that the endpoint knows; the message says why."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """At most one of `tail`, `offset` and `after` is given."""
+
+    follow: bool = False
+    tail: int | None = None  # lines
+    offset: int | None = None  # bytes
+    after: str | None = None  # an event's id
+
+
+def parse_query(query: bytes) -> Query:
+    """Raises BadQuery."""
+    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True) if query else []
+    given = dict(pairs)
+    if not given.keys() <= {"follow", "tail", "offset", "last-event-id"}:
+        raise BadQuery(f"the query is not known: there is {KNOWN}")
+    for name in given:
+        if [other for other, _ in pairs].count(name) > 1:
+            raise BadQuery(f"{name}= is given twice: once is right")
+    if given.get("follow"):
+        raise BadQuery(f"follow={given['follow'][:20]!a}: follow takes no value, as in /data?follow")
+    starts = [name for name in ("tail", "offset", "last-event-id") if name in given]
+    if len(starts) > 1:
+        raise BadQuery(f"{' and '.join(starts)} both say where to begin: give one of them")
+    if "follow" not in given and starts and starts != ["tail"]:
+        raise BadQuery(f"{starts[0]} goes with follow only; a part of what is there: the header Range: bytes=N-")
+    return Query(
+        "follow" in given,
+        whole_number("tail", given["tail"]) if "tail" in given else None,
+        whole_number("offset", given["offset"]) if "offset" in given else None,
+        given.get("last-event-id"),
+    )
+
+
+def whole_number(name: str, text: str) -> int:
+    """A number, 0 or more, of up to 18 digits. Raises BadQuery."""
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise BadQuery(f"{name}={text[:20]!a} is not a whole number from 0 to 18 digits: as {name}=10")
+    return int(text)
+
+
+def parse_position(text: str) -> tuple[str, int]:
+    """A generation's name and an offset in bytes, from an event's id or an ETag. Raises BadQuery."""
+    match = re.fullmatch("([0-9a-f]{16})-([0-9]{1,18})", text)
+    if not match:
+        raise BadQuery(f"last event id {text[:40]!a} is none that was given here: as {'0' * 16}-1234, or leave it out")
+    return match[1], int(match[2])

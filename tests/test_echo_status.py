@@ -1,0 +1,206 @@
+"""`/status`, `/metrics` and `/`: what echo says of itself and of its file."""
+
+import os
+import platform
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import requests
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from echo import VERSION
+from support import wait_until
+from test_echo import Echo, append, replace, serving
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def echo(data: Path) -> Iterator[Echo]:
+    """An echo whose file has three numbers, and which can be appended to."""
+    data.write_bytes(b"10\n20\n30\n")
+    with serving(data, "--stale", "0") as echo:
+        yield echo
+
+
+# Status
+
+
+def test_status_has_all_documented_fields(echo: Echo, data: Path) -> None:
+    response = echo.get("/status")
+    assert (response.headers["content-type"], response.headers["cache-control"]) == ("application/json", "no-store")
+    status = response.json()
+    assert datetime.now(UTC) - datetime.fromisoformat(status.pop("started")) < timedelta(seconds=20)
+    assert 0 <= status.pop("age") < 20
+    assert status.pop("watching") in ("inotify", "polling")  # it begins in a moment
+    assert status.pop("rate") in (None, 0)
+    assert status == {
+        "version": VERSION,
+        "host": platform.node(),
+        "source": str(data),
+        "generation": echo.get().headers["etag"].strip('"').partition("-")[0],
+        "size": 9,
+        "numbers": 3,
+        "followers": 0,
+        "problem": None,
+    }
+
+
+def test_status_before_the_first_number_says_why_there_is_none(data: Path) -> None:
+    with serving(data) as echo:
+        status = echo.get("/status").json()
+        assert status["problem"] == f"{data} is not there yet"
+        assert {status[name] for name in ("generation", "size", "numbers", "age", "rate")} == {None}
+        families = {family.name for family in parse(echo.get("/metrics").text)}
+        assert "echo_ready" in families and "echo_data_bytes" not in families
+
+
+def test_numbers_are_those_of_the_generation(echo: Echo, data: Path) -> None:
+    for more in (b"40\n", b"5", b"0\n", b"60\n" * 1000):
+        append(data, more)
+        assert echo.get("/status").json()["numbers"] == data.read_bytes().count(b"\n")
+    replace(data, b"1\n2\n")
+    assert echo.get("/status").json()["numbers"] == 2
+    os.truncate(data, 2)
+    assert echo.get("/status").json()["numbers"] == 1
+
+
+def test_age_is_that_of_the_newest_number(echo: Echo, data: Path) -> None:
+    os.utime(data, (1e9, 1e9))
+    assert echo.get("/status").json()["age"] > 1e8
+    append(data, b"40\n")
+    assert echo.get("/status").json()["age"] < 20
+
+
+def test_rate_is_numbers_per_second_over_what_was_seen(echo: Echo, data: Path) -> None:
+    """Also across a generation's end, and whatever their length."""
+    assert echo.get("/status").json()["rate"] in (None, 0)
+    append(data, b"100000000\n" * 30)
+    assert echo.get("/status").json()["numbers"] == 33
+    replace(data, b"100000000\n" * 30)
+
+    def rate() -> float | None:
+        status = echo.get("/status").json()
+        seen = (datetime.now(UTC) - datetime.fromisoformat(status["started"])).total_seconds()
+        assert status["rate"] is None or 50 < status["rate"] * seen < 70
+        value: float | None = status["rate"]
+        return value
+
+    wait_until(rate)
+
+
+# Metrics
+
+
+def metric(echo: Echo, name: str, **labels: str) -> float | None:
+    for family in parse(echo.get("/metrics").text):
+        for sample in family.samples:
+            if sample.name == name and sample.labels == labels:
+                return float(sample.value)
+    return None
+
+
+def test_requests_are_counted_by_route_and_status(echo: Echo) -> None:
+    for path in (
+        "/data",
+        "/data?tail=1",
+        "/data?tail=x",
+        "/healthz",
+        "/nothing",
+        "/nothing/else",
+        "/data?follow&tail=x",
+    ):
+        echo.get(path)
+    requests.post(f"{echo.url}/data")
+    for count, route, status in [
+        *((2, "/data", "200"), (2, "/data", "400"), (1, "/data", "405"), (1, "/healthz", "200"), (2, "other", "404")),
+    ]:
+        assert metric(echo, "echo_http_requests_total", route=route, status=status) == count
+        labels = {"route": route, "status": status}
+        assert metric(echo, "echo_http_request_duration_seconds_count", **labels) == count
+        assert metric(echo, "echo_http_request_duration_seconds_bucket", le="+Inf", **labels) == count
+        taken = metric(echo, "echo_http_request_duration_seconds_sum", **labels)
+        assert taken is not None and 0 < taken < 20
+
+
+def test_a_stream_is_counted_when_it_begins_and_its_bytes_as_they_are_sent(echo: Echo, data: Path) -> None:
+    with requests.get(f"{echo.url}/data?follow", stream=True) as stream:
+        lines = stream.iter_lines()
+        assert [next(lines) for _ in range(3)] == [b"10", b"20", b"30"]
+        assert metric(echo, "echo_followers") == 1
+        assert metric(echo, "echo_http_requests_total", route="/data?follow", status="200") == 1
+        before = metric(echo, "echo_http_sent_bytes_total")
+        append(data, b"40\n" * 1_000_000)
+        assert next(lines) == b"40"
+        assert before is not None
+        wait_until(lambda: (metric(echo, "echo_http_sent_bytes_total") or 0) > before + 100_000)
+    wait_until(lambda: metric(echo, "echo_followers") == 0)
+
+
+def test_the_data_are_measured(echo: Echo, data: Path) -> None:
+    append(data, b"40\n")
+    assert metric(echo, "echo_data_bytes") == 12
+    assert metric(echo, "echo_data_numbers") == 4
+    assert metric(echo, "echo_generations_total") == 0
+    age = metric(echo, "echo_newest_number_age_seconds")
+    assert age is not None and 0 <= age < 20
+    replace(data, b"1\n")
+    assert metric(echo, "echo_generations_total") == 1
+    assert metric(echo, "echo_data_bytes") == 2
+    assert (metric(echo, "process_resident_memory_bytes") or 0) > 2**20
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [("", "text/plain; version="), ("application/openmetrics-text; version=1.0.0", "application/openmetrics-text")],
+)
+def test_metrics_come_in_the_format_that_is_accepted(echo: Echo, accept: str, kind: str) -> None:
+    response = echo.get("/metrics", Accept=accept)
+    assert response.headers["content-type"].startswith(kind)
+    families = list((openmetrics if "openmetrics" in kind else parse)(response.text))
+    assert all(family.documentation for family in families)
+
+
+# The page
+
+
+class Inline(HTMLParser):
+    """What a strict policy forbids, and addresses of others."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.forbidden: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name == "style" or name.startswith("on") or (name in ("src", "href") and "//" in (value or "")):
+                self.forbidden.append(f"<{tag} {name}={value}>")
+
+
+def test_the_page_is_self_contained_and_its_policy_allows_nothing_else(echo: Echo) -> None:
+    response = echo.get("/", Accept="text/html")
+    policy = response.headers["content-security-policy"].split("; ")
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    assert response.headers["vary"] == "accept"
+    assert {"default-src 'none'", "connect-src 'self'", "base-uri 'none'", "frame-ancestors 'none'"} <= set(policy)
+    for kind in ("script", "style"):
+        (source,) = (part for part in policy if part.startswith(f"{kind}-src"))
+        assert re.fullmatch(rf"{kind}-src 'sha256-[A-Za-z0-9+/]{{43}}='", source)
+    assert Inline(response.text).forbidden == []
+
+
+@pytest.mark.parametrize("accept", ["*/*", "", "text/plain", "text/html;q=0", "application/json"])
+def test_who_does_not_ask_for_html_gets_words(echo: Echo, accept: str) -> None:
+    response = echo.get("/", Accept=accept)
+    assert response.headers["content-type"] == "text/plain; charset=utf-8"
+    for path in ("/data", "/data?tail=", "/data?follow", "/status", "/metrics", "/healthz", "/readyz"):
+        assert path in response.text
