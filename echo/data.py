@@ -38,6 +38,7 @@ class Data:
         self.file = file
         self.followers = Followers(followers)
         self.pieces = Pieces()
+        self.turn = asyncio.Lock()
         self.told = ""  # up to where the followers were woken for
         self.stopping = False
         self.rate = Rate()
@@ -181,7 +182,8 @@ class Data:
                     await exchange.body(data, more=True)
                     said = clock()
                     if len(data) >= format.most:
-                        await asyncio.sleep(0)  # a client that takes all at once is not to keep others waiting
+                        async with self.turn:  # those who have much to catch up with take turns, and others go first
+                            await asyncio.sleep(0)
                 elif format.heartbeat and clock() - said > HEARTBEAT - PULSE:
                     await exchange.body(format.heartbeat, more=True)
                     said = clock()

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import fcntl
 import importlib.util
+import resource
 import signal
 import socket
 import sys
@@ -34,6 +35,7 @@ vars(uvicorn)["Config"] = Config  # which is all that its modules want of the pa
 
 HEAD_SECONDS = 10.0  # for a request's head to arrive, from the connection or its first byte on
 HEAD_BYTES = 65536
+SPARE = 128  # descriptors
 
 
 class Protocol(HttpToolsProtocol):
@@ -159,10 +161,20 @@ def closed_by_client(client: socket.socket) -> bool:
     return gone
 
 
+def room_for(followers: int) -> int:
+    """How many of them may be let in, for plain requests to have descriptors left."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    room = max(0, most - SPARE)
+    if followers > room:
+        say(f"--followers (ECHO_FOLLOWERS): {followers} need more than {most} open files (ulimit -n): {room} it is")
+    return min(followers, room)
+
+
 async def serve(settings: Settings, listener: socket.socket) -> None:
     """Answer on the listening socket until SIGTERM, SIGINT or SIGQUIT."""
     file = DataFile(settings.source)
-    data = Data(file, settings.followers)
+    data = Data(file, room_for(settings.followers))
     watch = Watch(settings.source, data.look)
     app = App(settings, data, watch)
     config = Config(

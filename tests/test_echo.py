@@ -650,6 +650,8 @@ def refusal(folder: Path, status: int, *flags: str, environment: Mapping[str, st
         (["--listen", "b\u00fccher:8000"], "--listen (ECHO_LISTEN): "),
         (["--stale", "nan"], "--stale (ECHO_STALE): 'nan'"),
         (["--stale=-1"], "--stale (ECHO_STALE): '-1'"),
+        (["--followers", "-1"], "--followers (ECHO_FOLLOWERS): '-1' is not a whole number, 0 or more"),
+        (["--stall-timeout", "inf"], "--stall-timeout (ECHO_STALL_TIMEOUT): 'inf' is not a number of seconds"),
         (["--stop-timeout", "x"], "--stop-timeout (ECHO_STOP_TIMEOUT): 'x'"),
         (["--source", "folder"], "--source (ECHO_SOURCE): folder is a directory"),
         (["--source", "missing/data"], "--source (ECHO_SOURCE): directory missing does not exist"),

@@ -233,6 +233,18 @@ def test_one_follower_too_many_is_503_until_one_leaves_and_others_are_served(dat
             third.has(b"1\n")
 
 
+def test_followers_leave_descriptors_for_plain_requests(data: Path) -> None:
+    data.write_bytes(b"1\n")
+    command = 'ulimit -n 140 && exec "$0" -m echo --source "$1" --listen 127.0.0.1:0 --stale 0'
+    with running(["sh", "-c", command, sys.executable, data]) as program, contextlib.ExitStack() as streams:
+        echo = Echo(program, int(program.said("^serving .* on http://.*:([0-9]+)/data$")[1]))
+        program.said("^--followers .ECHO_FOLLOWERS.: 1000 need more than 140 open files .ulimit -n.: 12 it is$")
+        for _ in range(12):
+            streams.enter_context(Stream(echo.url))
+        assert echo.get("/data?follow").status_code == 503
+        assert echo.get().content == b"1\n"
+
+
 # Resuming
 
 
