@@ -154,9 +154,9 @@ class Data:
             return State(str(error))
         current = self.file.current
         assert current
-        numbers = await asyncio.to_thread(current.count)
+        size, numbers = await asyncio.to_thread(current.count)
         age = round(max(0.0, time.time() - snapshot.changed), 3)
-        return State(None, snapshot.generation, snapshot.size, numbers, age, self.numbers_per_second(snapshot))
+        return State(None, current.name, size, numbers, age, self.numbers_per_second(snapshot))
 
     def numbers_per_second(self, snapshot: Snapshot) -> float | None:
         """From the growth in bytes, and the length of the newest lines."""

@@ -68,13 +68,13 @@ class Generation:
             raise ValueError(f"no line begins at {start}")
         return data[before : data.rfind(b"\n") + 1]
 
-    def count(self) -> int:
-        """How many numbers it holds; reads only what came since it was last asked."""
+    def count(self) -> tuple[int, int]:
+        """Its size in bytes, and how many numbers those are; reads only what came since it was last asked."""
         with self.counting:
             while block := self.descriptor.read(self.counted, min(self.counted + SMALL, self.size)):
                 self.numbers += block.count(b"\n")
                 self.counted += len(block)
-            return self.numbers
+            return self.counted, self.numbers
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
@@ -14,7 +15,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from echo import VERSION
-from support import wait_until
+from support import running, wait_until
 from test_echo import Echo, append, replace, serving
 
 
@@ -32,6 +33,12 @@ def echo(data: Path) -> Iterator[Echo]:
 
 
 # Status
+
+APPEND = """import os, sys
+file = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)
+for _ in range(200_000):
+    os.write(file, b"54321\\n")
+"""
 
 
 def test_status_has_all_documented_fields(echo: Echo, data: Path) -> None:
@@ -71,6 +78,16 @@ def test_numbers_are_those_of_the_generation(echo: Echo, data: Path) -> None:
     assert echo.get("/status").json()["numbers"] == 2
     os.truncate(data, 2)
     assert echo.get("/status").json()["numbers"] == 1
+
+
+def test_size_and_numbers_are_of_the_same_moment(data: Path) -> None:
+    """While the file grows as fast as it can."""
+    lines = b"".join(b"%05d\n" % number for number in range(50_000))
+    data.write_bytes(lines)
+    with serving(data) as echo, running([sys.executable, "-c", APPEND, data]) as writer:
+        while writer.process.poll() is None:
+            status = echo.get("/status").json()
+            assert status["size"] == status["numbers"] * 6
 
 
 def test_age_is_that_of_the_newest_number(echo: Echo, data: Path) -> None:

@@ -1,0 +1,534 @@
+"""The page at /, as people have it: in a real browser, from a real echo, with a real generator behind it."""
+
+import contextlib
+import json
+import os
+import random
+import re
+import signal
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from browser import Visit, launched, visiting
+from support import Program, free_port, running, wait_until
+
+SIX = {"GENERATOR_MIN": "10000", "GENERATOR_MAX": "99998"}  # bytes a line
+HISTORY = b"".join(b"%d\n" % number for number in range(10_000, 10_050))
+NEARLY_FULL = b"".join(b"%d\n" % number for number in range(10_000, 10_652))  # 30 more fit into 4096 bytes
+ROTATING = {"GENERATOR_COUNT": "80", "GENERATOR_MAX_SIZE": "4096"}
+PHONE = {"width": 360, "height": 740}
+
+CONTRAST = """() => {
+  const canvas = new OffscreenCanvas(1, 1).getContext('2d', { willReadFrequently: true });
+  const light = (colour) => {
+    canvas.fillStyle = colour;
+    canvas.fillRect(0, 0, 1, 1);
+    const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data]
+      .map((part) => part / 255).map((part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const paper = getComputedStyle(document.body).backgroundColor;
+  const ratio = (colour) => {
+    const [dark, bright] = [light(colour), light(paper)].sort((a, b) => a - b);
+    return (bright + 0.05) / (dark + 0.05);
+  };
+  const own = (element) => [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+  const words = [...document.body.querySelectorAll('*')].filter((element) => element.checkVisibility() && own(element));
+  const states = ['connecting', 'live', 'reconnecting', 'paused'].map((state) => {
+    document.querySelector('#state').dataset.state = state;
+    return ratio(getComputedStyle(document.querySelector('#state')).color);
+  });
+  const root = getComputedStyle(document.documentElement);
+  return {
+    paper,
+    words: words.map((element) => ratio(getComputedStyle(element).color)).concat(states),
+    marks: ['--mark', '--fair', '--edge'].map((name) => ratio(root.getPropertyValue(name))),
+  };
+}"""
+
+# Whether something is drawn in one of the style's colours
+DRAWN = """([id, name]) => {
+  const style = getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const wanted = style.match(/[0-9a-f]{2}/g).map((part) => parseInt(part, 16));
+  const canvas = document.querySelector(id);
+  const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+  for (let at = 0; at < data.length; at += 4) {
+    if (data[at + 3] === 255 && wanted.every((part, index) => part === data[at + index])) return true;
+  }
+  return false;
+}"""
+
+FRAMES = """() => new Promise((done) => {
+  const began = performance.now();
+  let frames = 0;
+  const next = () => (frames += 1) < 150 ? requestAnimationFrame(next) : done(150_000 / (performance.now() - began));
+  requestAnimationFrame(next);
+})"""
+
+CHANGES = """() => new Promise((done) => {
+  const times = [];
+  new MutationObserver(() => times.push(performance.now()) === 5 && done(times.slice(1).map((t, n) => t - times[n])))
+    .observe(document.querySelector('#newest'), { childList: true, characterData: true, subtree: true });
+})"""
+
+# The first connection opens and is silent for ever.
+SILENT = """
+const Real = window.EventSource;
+let first = true;
+window.EventSource = class extends Real {
+  constructor(address) {
+    if (!first) return new Real(address);
+    first = false;
+    const silent = { close() {}, addEventListener() {}, readyState: Real.OPEN };
+    setTimeout(() => silent.onopen());
+    return silent;
+  }
+};
+"""
+
+
+class Site:
+    """Where a generator writes and an echo serves; each can be started and ended."""
+
+    def __init__(self, folder: Path) -> None:
+        self.data = folder / "data"
+        self.old = folder / "data.1"
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    @contextlib.contextmanager
+    def echo(self, **settings: str) -> Iterator[Program]:
+        where = {"ECHO_SOURCE": str(self.data), "ECHO_LISTEN": f"127.0.0.1:{self.port}"}
+        with running([sys.executable, "-m", "echo"], where | settings) as program:
+            program.said("^serving ")
+            yield program
+
+    def generator(self, interval: float, **settings: str) -> contextlib.AbstractContextManager[Program]:
+        what = {"GENERATOR_FILE": str(self.data), "GENERATOR_INTERVAL": str(interval)}
+        return running([sys.executable, "-m", "generator"], what | SIX | settings)
+
+    def append(self, content: bytes) -> None:
+        with self.data.open("ab") as file:
+            file.write(content)
+
+    def status(self) -> dict[str, Any]:
+        with urllib.request.urlopen(f"{self.url}/status") as response:
+            status: dict[str, Any] = json.load(response)
+            return status
+
+
+def saw(visit: Visit, content: bytes, count: int | None = None) -> None:
+    """Wait until the page has had each number of `content` once and in its order, and tells how many there are."""
+    expected = content[visit.fetched() :].decode().split()
+
+    def all_of_it() -> bool:
+        assert visit.numbers() == expected
+        assert visit.count == (content.count(b"\n") if count is None else count)
+        return True
+
+    wait_until(all_of_it)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with launched() as browser:
+        yield browser
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def still(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """An echo that serves a file which nobody writes to any more."""
+    site = Site(tmp_path_factory.mktemp("still"))
+    site.data.write_bytes(HISTORY)
+    with site.echo(ECHO_STALE="0"):
+        yield site
+
+
+# Each number, once
+
+
+def test_numbers_appear_as_they_are_generated_and_are_exactly_those_of_the_file(browser: Browser, site: Site) -> None:
+    site.data.write_bytes(HISTORY)
+    with site.echo(), site.generator(0.05) as generator, visiting(browser, site.url) as visit:
+        visit.state_is("Live")
+        wait_until(lambda: len(visit.numbers()) >= 20)
+        generator.signal(signal.SIGTERM)
+        generator.ended()
+        content = site.data.read_bytes()
+        saw(visit, content)
+        assert visit.fetched() >= len(HISTORY)
+        assert visit.text("newest") == content.decode().split()[-1]
+        assert visit.others() == []
+
+
+def test_the_page_goes_on_by_itself_after_echo_was_killed(browser: Browser, site: Site) -> None:
+    site.data.write_bytes(HISTORY)
+    with site.generator(0.02) as generator, visiting_over_a_kill(browser, site) as visit:
+        generator.signal(signal.SIGTERM)
+        generator.ended()
+        saw(visit, site.data.read_bytes())
+        assert visit.others() == []
+
+
+@contextlib.contextmanager
+def visiting_over_a_kill(browser: Browser, site: Site) -> Iterator[Visit]:
+    """Look at a page of an echo that is killed, and started again after ten more numbers."""
+    with site.echo() as echo, visiting(browser, site.url) as visit:
+        visit.state_is("Live")
+        wait_until(lambda: len(visit.numbers()) >= 10)
+        echo.signal(signal.SIGKILL)
+        echo.ended()
+        visit.state_is("Reconnecting")
+        assert visit.text("notice")
+        size = site.data.stat().st_size
+        wait_until(lambda: site.data.stat().st_size >= size + 60)
+        with site.echo():
+            visit.state_is("Live")
+            assert visit.text("notice") == ""
+            yield visit
+
+
+def test_no_number_is_missing_when_the_file_is_rotated(browser: Browser, site: Site) -> None:
+    site.data.write_bytes(NEARLY_FULL)
+    with site.echo(), visiting(browser, site.url) as visit:
+        visit.state_is("Live")
+        with site.generator(0.01, **ROTATING) as generator:
+            assert generator.ended() == 0
+        assert site.old.stat().st_size == 4092
+        saw(visit, site.old.read_bytes() + site.data.read_bytes(), count=50)
+        assert visit.others() == ["generation"]
+        assert visit.text("notice") == ""
+
+
+def test_nor_when_it_is_rotated_while_echo_is_down(browser: Browser, site: Site) -> None:
+    site.data.write_bytes(NEARLY_FULL)
+    with visiting_before_a_kill(browser, site) as visit:
+        with site.generator(0.01, **ROTATING) as generator:
+            assert generator.ended() == 0
+        with site.echo():
+            saw(visit, site.old.read_bytes() + site.data.read_bytes(), count=50)
+            assert visit.others() == ["generation"]
+
+
+@contextlib.contextmanager
+def visiting_before_a_kill(browser: Browser, site: Site) -> Iterator[Visit]:
+    """Look at a page whose echo is there no more."""
+    with site.echo() as echo, visiting(browser, site.url) as visit:
+        visit.state_is("Live")
+        echo.signal(signal.SIGKILL)
+        echo.ended()
+        visit.state_is("Reconnecting")
+        yield visit
+
+
+def test_it_says_that_numbers_may_be_missing_when_their_file_is_gone(browser: Browser, site: Site) -> None:
+    site.data.write_bytes(HISTORY)
+    with visiting_before_a_kill(browser, site) as visit:
+        site.data.unlink()
+        site.data.write_bytes(b"7\n8\n9\n")
+        with site.echo():
+            visit.state_is("Live")
+            wait_until(lambda: "missing" in visit.text("notice"))
+            assert visit.numbers() == ["7", "8", "9"]
+            wait_until(lambda: (visit.count, visit.text("newest")) == (3, "9"))
+
+
+def test_the_count_is_exact_where_only_the_end_of_the_file_is_fetched(browser: Browser, site: Site) -> None:
+    """Each line longer than the one before, so that no estimate would do."""
+    site.data.write_bytes(b"".join(b"%s\n" % (b"12345678901234567"[: n // 30_000 + 1]) for n in range(500_000)))
+    with site.echo(), site.generator(0.01) as generator, visiting(browser, site.url) as visit:
+        visit.state_is("Live")
+        wait_until(lambda: len(visit.numbers()) >= 10)
+        generator.signal(signal.SIGTERM)
+        generator.ended()
+        saw(visit, site.data.read_bytes())
+
+
+# What goes wrong
+
+
+def test_that_there_is_no_number_yet_is_said_and_recovered_from(browser: Browser, site: Site) -> None:
+    with site.echo(), visiting(browser, site.url) as visit:
+        wait_until(lambda: visit.text("notice") == f"Nothing to show yet: {site.data} is not there yet.")
+        visit.state_is("Connecting")
+        wait_until(lambda: visit.text("source") == str(site.data))
+        site.append(b"12345\n")
+        visit.state_is("Live")
+        assert visit.text("notice") == ""
+        wait_until(lambda: (visit.text("newest"), visit.text("count")) == ("12345", "1"))
+
+
+def test_too_many_followers_are_recovered_from(browser: Browser, site: Site) -> None:
+    site.data.write_bytes(HISTORY)
+    with site.echo(ECHO_FOLLOWERS="1"), visiting(browser, site.url) as first:
+        first.state_is("Live")
+        with visiting(browser, site.url) as second:
+            wait_until(lambda: "no follower just now" in second.text("notice"))
+            second.state_is("Connecting")
+            wait_until(lambda: second.do("sources.length") >= 2)
+            site.append(b"12345\n")
+            saw(first, site.data.read_bytes())
+            first.page.close()
+            second.state_is("Live")
+            assert second.text("notice") == ""
+            saw(second, site.data.read_bytes())
+
+
+def test_a_connection_that_died_without_a_word_is_made_anew(browser: Browser, site: Site) -> None:
+    site.data.write_bytes(HISTORY)
+    with site.echo(), site.generator(0.5), visiting(browser, "about:blank") as visit:
+        visit.page.add_init_script(SILENT)
+        visit.page.goto(site.url)
+        visit.state_is("Live")
+        wait_until(lambda: visit.text("count") != "\N{EN DASH}")
+        began = visit.count
+        wait_until(lambda: visit.count > began)
+
+
+def test_a_page_out_of_sight_gives_its_connection_back(browser: Browser, site: Site) -> None:
+    """And shows what came meanwhile once it is looked at again."""
+    site.data.write_bytes(HISTORY)
+    with site.echo(), visiting(browser, site.url) as visit:
+        visit.state_is("Live")
+        assert site.status()["followers"] == 1
+        seen = "(hidden) => { Document.prototype.__defineGetter__('hidden', () => hidden); " + (
+            "document.dispatchEvent(new Event('visibilitychange')); }"
+        )
+        visit.do(seen, True)
+        wait_until(lambda: site.status()["followers"] == 0)
+        site.append(b"12345\n")
+        visit.do(seen, False)
+        wait_until(lambda: (visit.count, visit.text("newest")) == (51, "12345"))
+        visit.state_is("Live")
+        wait_until(lambda: site.status()["followers"] == 1)
+
+
+# What is shown
+
+
+def test_an_ordinary_visit_has_no_error_and_asks_nobody_else(browser: Browser, site: Site) -> None:
+    site.data.write_bytes(HISTORY)
+    with site.echo(), site.generator(0.05), visiting(browser, site.url) as visit:
+        visit.state_is("Live")
+        wait_until(lambda: len(visit.numbers()) >= 20)
+        wait_until(
+            lambda: visit.text("rate").endswith("per second") and visit.requests.count(f"{site.url}/status") >= 3
+        )
+        assert visit.errors == []
+        assert {address for address in visit.requests if not address.startswith((f"{site.url}/", "data:,"))} == set()
+        assert visit.page.title() == f"echo on {site.status()['host']}"
+
+
+def test_the_facts_are_those_of_status(browser: Browser, still: Site) -> None:
+    os.utime(still.data, (1e9, 1e9))
+    with visiting(browser, still.url) as visit:
+        status = still.status()
+        expected = {"count": "50", "size": "300 bytes", "host": status["host"], "source": str(still.data)}
+        expected |= {"followers": "1", "rate": "0 per second"}
+        wait_until(lambda: {name: visit.text(name) for name in expected} == expected)
+        assert re.fullmatch(r"[0-9,]+ h [0-9]+ min", visit.text("age"))
+        assert visit.text("newest") == "10049"
+
+
+def test_a_die_has_six_bins(browser: Browser, site: Site) -> None:
+    site.data.write_bytes(b"".join(b"%d\n" % random.randint(1, 6) for _ in range(6000)) + b"1\n2\n3\n4\n5\n6\n")
+    with site.echo(), visiting(browser, site.url) as visit:
+        histogram = visit.page.get_by_role("img", name="6,006 numbers from 1 to 6 in 6 bins")
+        expect(histogram).to_have_accessible_name(re.compile("a fair generator would give 1,000 each"))
+        wait_until(lambda: re.search("χ² is [0-9.]+; fair is 5 ± 3", visit.text("verdict")))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"-7\n-7\n", "2 numbers from -7 to -7 in 1 bin"),
+        (b"-3\n0\n5\n", "3 numbers from -3 to 5 in 9 bins"),
+        (b"-1\nx\n\n2.5\n1\n", "2 numbers from -1 to 1 in 3 bins"),
+        (b"1\n40\n", "2 numbers from 1 to 40 in 20 bins"),
+        (b"-999999999999999999\n999999999999999999\n", "2 numbers from -1,000,000,000,000,000,000 to 1,0.* in 32 bins"),
+    ],
+)
+def test_any_integers_are_counted_into_bins(browser: Browser, site: Site, content: bytes, words: str) -> None:
+    site.data.write_bytes(content)
+    with site.echo(), visiting(browser, site.url) as visit:
+        visit.state_is("Live")
+        expect(visit.page.get_by_role("img", name=re.compile(f"Histogram of {words}:"))).to_be_visible()
+        assert visit.errors == []
+
+
+def test_the_histogram_is_of_the_last_100_000(browser: Browser, site: Site) -> None:
+    """Of a range that is no longer in use nothing is left in the end."""
+    site.data.write_bytes(b"500\n" * 60_000 + b"1\n6\n" * 20_000)
+    with site.echo(), visiting(browser, site.url) as visit:
+        visit.state_is("Live")
+        site.append(b"3\n" * 60_000)
+        words = "100,000 numbers from 1 to 6 in 6 bins: the emptiest holds 0, the fullest 60,000"
+        expect(visit.page.get_by_role("img", name=words)).to_be_visible(timeout=20_000)
+
+
+def test_light_and_dark_are_rendered_with_contrast(browser: Browser, still: Site) -> None:
+    """WCAG 2.2, 1.4.3 and 1.4.11, level AA; a change of the scheme is drawn at once."""
+    with visiting(browser, still.url, color_scheme="light") as visit:
+        visit.state_is("Live")
+        papers = []
+        for scheme in ("light", "dark"):
+            visit.page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+            wait_until(lambda: visit.do(DRAWN, ["#histogram", "--mark"]))
+            contrast = visit.do(CONTRAST)
+            assert min(contrast["words"]) >= 4.5
+            assert len(contrast["words"]) > 30
+            assert min(contrast["marks"]) >= 3
+            papers.append(contrast["paper"])
+        assert papers[0] != papers[1]
+
+
+@pytest.mark.parametrize("number", [b"5", b"-999999999999999999"])
+def test_a_phone_has_no_horizontal_scroll(browser: Browser, site: Site, number: bytes) -> None:
+    """WCAG 2.2, 1.4.10."""
+    site.data = site.data.with_name("a" * 200)
+    site.data.write_bytes(HISTORY + number + b"\n")
+    with site.echo(), visiting(browser, site.url, viewport=PHONE, device_scale_factor=2) as visit:
+        visit.state_is("Live")
+        wait_until(lambda: (visit.text("newest"), visit.text("source")) == (number.decode(), str(site.data)))
+        assert visit.do("[document.documentElement.scrollWidth, innerWidth]") == [360, 360]
+        wide, density = visit.do("[document.querySelector('#line').clientWidth, devicePixelRatio]")
+        assert visit.do("document.querySelector('#line').width") == wide * density
+        assert wide > 180
+
+
+def test_numbers_that_come_are_drawn(browser: Browser, still: Site, site: Site) -> None:
+    """The line begins empty, for the file keeps no times."""
+    site.data.write_bytes(HISTORY)
+    with site.echo(), visiting(browser, site.url) as visit:
+        visit.state_is("Live")
+        wait_until(lambda: visit.do(DRAWN, ["#histogram", "--mark"]))
+        assert not visit.do(DRAWN, ["#line", "--mark"])
+        assert visit.label == "Line of the 0 numbers of the last two minutes: none came."
+        site.append(b"10025\n")
+        wait_until(lambda: visit.do(DRAWN, ["#line", "--mark"]))
+        wait_until(lambda: visit.label.endswith("the 1 number of the last two minutes: 10025."))
+
+
+# For everybody
+
+
+@pytest.mark.parametrize("key", ["Enter", "Space"])
+def test_the_motion_is_paused_and_resumed_with_the_keyboard(browser: Browser, site: Site, key: str) -> None:
+    """WCAG 2.2, 2.1.1 and 2.2.2: while paused nothing changes, and nothing is lost."""
+    site.data.write_bytes(HISTORY)
+    with site.echo(), visiting(browser, site.url) as visit:
+        visit.state_is("Live")
+        wait_until(lambda: visit.text("newest") == "10049")
+        visit.page.keyboard.press("Tab")
+        focus = "[document.activeElement.id, getComputedStyle(document.activeElement).outlineStyle]"
+        assert visit.do(focus) == ["pause", "solid"]
+        visit.page.keyboard.press(key)
+        assert (visit.text("state"), visit.text("pause")) == ("Paused", "Resume")
+        picture = visit.page.locator("main").screenshot()
+        site.append(b"12345\n")
+        wait_until(lambda: visit.numbers() == ["12345"])
+        visit.do(FRAMES)
+        assert visit.page.locator("main").screenshot() == picture
+        visit.page.keyboard.press(key)
+        assert (visit.text("state"), visit.text("pause")) == ("Live", "Pause")
+        wait_until(lambda: (visit.text("newest"), visit.count) == ("12345", 51))
+
+
+def test_every_part_has_a_role_and_a_name(browser: Browser, still: Site) -> None:
+    """As assistive technology is told it."""
+    with visiting(browser, still.url) as visit:
+        visit.state_is("Live")
+        expect(visit.page.locator("body")).to_match_aria_snapshot(
+            """
+            - banner:
+              - heading "echo" [level=1]
+              - status: Live
+              - button "Pause"
+            - main:
+              - region "Newest number":
+                - heading "Newest number" [level=2]
+                - paragraph: "10049"
+              - region "Facts":
+                - term: Age of the newest
+                - definition
+                - term: Rate, last minute
+                - definition
+                - term: Numbers in the file
+                - definition: "50"
+                - term: Size of the file
+                - definition: 300 bytes
+                - term: Followers
+                - definition: /[0-9]+/
+                - term: Served by host
+                - definition
+                - term: Read from
+                - definition: /data/
+              - region "The last two minutes":
+                - heading "The last two minutes" [level=2]
+                - figure /As they come/:
+                  - 'img "Line of the 0 numbers of the last two minutes: none came."'
+              - region "How the values spread":
+                - heading "How the values spread" [level=2]
+                - figure /fair generator/:
+                  - img /Histogram of 50 numbers from 10,000 to 10,049 in 25 bins/
+            - contentinfo:
+              - navigation "Endpoints":
+                - list:
+                  - listitem:
+                    - link "/data"
+            """
+        )
+        assert visit.page.locator("html").get_attribute("lang") == "en"
+        assert visit.page.locator("[aria-live], [role=alert], [role=log], output, [role=status]").count() == 1
+
+
+def test_without_scripts_the_page_names_the_endpoints(browser: Browser, still: Site) -> None:
+    with visiting(browser, still.url, java_script_enabled=False) as visit:
+        words = visit.page.locator("main").inner_text()
+        for endpoint in ("/data", "/data?tail=N", "/data?follow", "/status", "/metrics", "/healthz", "/readyz"):
+            assert endpoint in words
+        assert not visit.page.locator("#newest, #pause, canvas").filter(visible=True).count()
+
+
+def test_every_link_leads_somewhere(browser: Browser, still: Site) -> None:
+    with visiting(browser, still.url) as visit:
+        links = visit.do("[...document.querySelectorAll('footer a')].map((link) => link.href)")
+        assert len(links) == 7
+        for link in links:
+            with urllib.request.urlopen(link) as response:
+                assert response.status == 200
+
+
+# At speed
+
+
+@pytest.mark.parametrize(("motion", "least"), [("no-preference", 90), ("reduce", 950)])
+def test_changes_come_at_a_pace_that_can_be_looked_at(browser: Browser, site: Site, motion: Any, least: int) -> None:
+    """Ten a second at most, and one where less motion is asked for, however fast the numbers come."""
+    with site.generator(0.005), site.echo(), visiting(browser, site.url, reduced_motion=motion) as visit:
+        visit.state_is("Live")
+        assert min(visit.do(CHANGES)) >= least
+
+
+def test_frames_keep_coming_with_100_000_numbers_behind_and_100_a_second(browser: Browser, site: Site) -> None:
+    """At least half as many as on a page with nothing on it."""
+    site.data.write_bytes(b"".join(b"%d\n" % random.randint(10_000, 99_998) for _ in range(100_000)))
+    with site.echo(), site.generator(0.01), visiting(browser, "about:blank") as visit:
+        empty = visit.do(FRAMES)
+        visit.page.goto(site.url)
+        visit.state_is("Live")
+        wait_until(lambda: len(visit.numbers()) >= 100)
+        began = len(visit.numbers())
+        assert visit.do(FRAMES) >= empty / 2
+        assert len(visit.numbers()) > began + 100
