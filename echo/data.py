@@ -11,12 +11,11 @@ from echo import conditional
 from echo.datafile import BLOCK, DataFile, NotReady, Snapshot, tail_offset
 from echo.exchange import TEXT, Exchange, say
 from echo.figures import Rate
-from echo.follow import EVENTS, LINES, Followers, Format, Pieces, Position
+from echo.follow import EVENTS, LINES, Follower, Followers, Format, Pieces, Position
 from echo.query import BadQuery, Query, parse_position, parse_query
 
 CHUNK = 2**18  # bytes sent at a time, and kept for a reader that stalls; 64 KiB took five times as long
-HEARTBEAT = 15.0  # seconds that a stream of events is silent, at most
-PULSE = 5.0  # seconds
+PULSE, QUIET = 5.0, 10.0  # seconds: so often, who was told nothing for so long is sent a heartbeat, within 15 s
 
 
 @dataclass(frozen=True)
@@ -119,10 +118,10 @@ class Data:
             await exchange.start(200, headers)
             await exchange.body(b"")
             return
-        with self.followers.join() as wake:
+        with self.followers.join() as follower:
             await exchange.start(200, headers)
             await exchange.body(format.opening + (format.gone(gone) if gone else b""), more=True)
-            await self.send_stream(exchange, position, format, wake)
+            await self.send_stream(exchange, position, format, follower)
 
     async def begin(self, after: str | None, query: Query) -> tuple[Position, str]:
         """Where a stream begins, and the generation that was asked for if it is gone. Raises BadQuery, NotReady."""
@@ -167,28 +166,26 @@ class Data:
         newest = snapshot.read(max(0, snapshot.size - max(1, min(grown, BLOCK))), snapshot.size)
         return round(newest.count(b"\n") / len(newest) * grown / seconds, 3)
 
-    async def send_stream(self, exchange: Exchange, position: Position, format: Format, wake: asyncio.Event) -> None:
+    async def send_stream(self, exchange: Exchange, position: Position, format: Format, follower: Follower) -> None:
         """What is there, and what comes, until the client goes or echo stops."""
         gone = asyncio.ensure_future(exchange.gone())
-        gone.add_done_callback(lambda _: wake.set())
-        clock = asyncio.get_running_loop().time
-        said = clock()
+        gone.add_done_callback(lambda _: follower.wake.set())
         try:
             stopping = False
             while not (gone.done() or stopping):
-                wake.clear()
+                follower.wake.clear()
                 stopping = self.stopping  # what there is by then is still sent, as far as it is one piece
                 if data := position.take(format, self.pieces):
                     await exchange.body(data, more=True)
-                    said = clock()
+                    follower.told = time.monotonic()
                     if len(data) >= format.most:
                         async with self.turn:  # those who have much to catch up with take turns, and others go first
                             await asyncio.sleep(0)
-                elif format.heartbeat and clock() - said > HEARTBEAT - PULSE:
+                elif format.heartbeat and time.monotonic() - follower.told >= QUIET:
                     await exchange.body(format.heartbeat, more=True)
-                    said = clock()
+                    follower.told = time.monotonic()
                 elif not stopping:
-                    await wake.wait()
+                    await follower.wake.wait()
             await exchange.body(b"")
         except ValueError as error:
             say(f"the file is not what it was: {error}; closing a stream")
@@ -196,10 +193,10 @@ class Data:
             gone.cancel()
 
     async def pulse(self) -> None:
-        """Wake the followers now and then, for them to say that they are there."""
+        """Wake the silent now and then, for a heartbeat."""
         while True:
             await asyncio.sleep(PULSE)
-            self.followers.wake()
+            self.followers.wake(QUIET)
 
 
 async def send_part(exchange: Exchange, snapshot: Snapshot, part: conditional.Part) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterator
 
 from echo.datafile import Generation
@@ -116,28 +117,39 @@ class Position:
         self.generation = self.generation.next
 
 
+class Follower:
+    """One who waits for numbers."""
+
+    def __init__(self) -> None:
+        self.wake = asyncio.Event()
+        self.told = time.monotonic()  # when it was sent something
+
+
 class Followers:
-    """Those who wait for numbers, each by an event of its own; `limit` at most."""
+    """Those who wait, `limit` at most."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.waiting: set[asyncio.Event] = set()
+        self.waiting: set[Follower] = set()
 
     def __len__(self) -> int:
         return len(self.waiting)
 
     @contextlib.contextmanager
-    def join(self) -> Iterator[asyncio.Event]:
+    def join(self) -> Iterator[Follower]:
         """One more, while the context lasts. Raises Full."""
         if len(self.waiting) >= self.limit:
             raise Full(f"there are {self.limit} followers already, which is the limit: try again later")
-        wake = asyncio.Event()
-        self.waiting.add(wake)
+        follower = Follower()
+        self.waiting.add(follower)
         try:
-            yield wake
+            yield follower
         finally:
-            self.waiting.remove(wake)
+            self.waiting.remove(follower)
 
-    def wake(self) -> None:
-        for wake in self.waiting:
-            wake.set()
+    def wake(self, quiet: float = 0) -> None:
+        """All of them, or those who were not told anything for so many seconds."""
+        before = time.monotonic() - quiet
+        for follower in self.waiting:
+            if follower.told <= before:
+                follower.wake.set()

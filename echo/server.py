@@ -96,7 +96,8 @@ class Server(Uvicorn):
         def finish() -> None:
             for connection in list(state.connections):
                 if connection not in lingering and in_flight(connection):
-                    lingering[connection] = duplicate(connection)
+                    with contextlib.suppress(OSError):  # no descriptor left for it
+                        lingering[connection] = duplicate(connection)
                 connection.shutdown()
 
         def arriving() -> bool:
