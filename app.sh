@@ -45,6 +45,7 @@ case $GENERATOR_HEARTBEAT in
     /*) ;;
     *) GENERATOR_HEARTBEAT=$PWD/$GENERATOR_HEARTBEAT ;;
 esac
+[ -z "${ECHO_TLS_CERT:-}" ] || fail "ECHO_TLS_CERT: here the programs are looked after over plain http: run echo by itself, as its own image does"
 export APPCOUP_ECHO
 printf '%s\n%s\n' "$APPCOUP_ECHO" "$GENERATOR_HEARTBEAT" >"$APPCOUP_RUN/alive"
 

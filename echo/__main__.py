@@ -34,7 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     from echo.server import serve  # only now: what connects meanwhile waits instead of being refused
 
-    asyncio.run(serve(settings, listener))
+    try:
+        asyncio.run(serve(settings, listener))
+    except (OSError, ValueError) as error:
+        print(f"echo: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

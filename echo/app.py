@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from echo import VERSION
+from echo.access import Access
 from echo.data import Data
 from echo.datafile import NotReady
 from echo.exchange import Exchange, say
@@ -16,7 +17,7 @@ from echo.figures import Figures
 from echo.follow import Full
 from echo.query import BadQuery
 from echo.settings import Settings
-from echo.watch import Watch
+from echo.source import Feed
 
 INDEX = """\
 numbers, as they are generated, from a file that grows
@@ -34,10 +35,11 @@ numbers, as they are generated, from a file that grows
 class App:
     """Serves a data file over HTTP. `verbose` logs each request."""
 
-    def __init__(self, settings: Settings, data: Data, watch: Watch) -> None:
+    def __init__(self, settings: Settings, data: Data, feed: Feed, access: Access) -> None:
         self.settings = settings
         self.data = data
-        self.watch = watch
+        self.feed = feed
+        self.access = access
         self.figures = Figures()
         self.started = datetime.now(UTC)
         self.verbose = False
@@ -51,10 +53,13 @@ class App:
         }
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        exchange = Exchange(scope, receive, send, self.figures)
+        exchange = Exchange(scope, receive, send, self.figures, self.feed.via)
         endpoint = self.routes.get(exchange.path)
         try:
-            if endpoint is None:
+            if not self.access.admits(exchange.path, exchange.headers.get("authorization", "")):
+                challenge = ("www-authenticate", 'Bearer realm="echo"')
+                await exchange.text(401, "a token is asked for: the header Authorization: Bearer TOKEN", [challenge])
+            elif endpoint is None:
                 exchange.route = "other"
                 await exchange.text(404, f"no {exchange.path!a} here: there is {', '.join(self.routes)}")
             elif exchange.method not in ("GET", "HEAD"):
@@ -86,12 +91,15 @@ class App:
 
     async def readyz(self, exchange: Exchange) -> None:
         """Ready: the file is there and fresh, and echo is not about to end."""
-        age = time.time() - self.data.file.look().changed
+        age = max(0.0, time.time() - self.data.source.look().changed)
         if self.data.stopping:
             raise NotReady("stopping")
+        newest = f"the newest number is {age:.1f} s old{self.feed.remark()}"
+        if unready := self.feed.unready():
+            raise NotReady(unready)
         if self.settings.stale and age > self.settings.stale:
-            raise NotReady(f"stale: the newest number is {age:.1f} s old, more than {self.settings.stale:g} s")
-        await exchange.text(200, f"ready: the newest number is {max(age, 0):.1f} s old")
+            raise NotReady(f"stale: {newest}, more than {self.settings.stale:g} s")
+        await exchange.text(200, f"ready: {newest}")
 
     async def status(self, exchange: Exchange) -> None:
         """What there is, as JSON; what cannot be known is null, and `problem` says why."""
@@ -106,8 +114,9 @@ class App:
             "age": state.age,
             "rate": state.rate,
             "followers": len(self.data.followers),
-            "watching": self.watch.how,
+            "watching": self.feed.how,
             "started": self.started.isoformat(timespec="milliseconds"),
+            "mirror": self.feed.report(),
             "problem": state.problem,
         }
         text = json.dumps(status, indent=2) + "\n"

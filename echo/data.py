@@ -8,14 +8,18 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 
 from echo import conditional
-from echo.datafile import BLOCK, DataFile, NotReady, Snapshot, tail_offset
+from echo.datafile import BLOCK, NotReady, Snapshot, tail_offset
 from echo.exchange import TEXT, Exchange, say
 from echo.figures import Rate
 from echo.follow import EVENTS, LINES, Follower, Followers, Format, Pieces, Position
 from echo.query import BadQuery, Query, parse_position, parse_query
+from echo.source import Source
 
 CHUNK = 2**18  # bytes sent at a time, and kept for a reader that stalls; 64 KiB took five times as long
-PULSE, QUIET = 5.0, 10.0  # seconds: so often, who was told nothing for so long is sent a heartbeat, within 15 s
+PULSE, QUIET = (
+    2.5,
+    2.5,
+)  # seconds: so often, who was told nothing for so long is sent a heartbeat; a mirror relies on it
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,8 @@ class State:
 class Data:
     """Answers what is asked of a data file."""
 
-    def __init__(self, file: DataFile, followers: int) -> None:
-        self.file = file
+    def __init__(self, source: Source, followers: int) -> None:
+        self.source = source
         self.followers = Followers(followers)
         self.pieces = Pieces()
         self.turn = asyncio.Lock()
@@ -46,9 +50,9 @@ class Data:
     def look(self) -> bool:
         """Look at the file, and wake the followers if there is something new."""
         with contextlib.suppress(NotReady):
-            self.file.look()
-        self.rate.sample(time.monotonic(), self.file.grown)
-        current = self.file.current
+            self.source.look()
+        self.rate.sample(time.monotonic(), self.source.grown)
+        current = self.source.current
         there = f"{current.name}-{current.size}" if current else ""
         if there == self.told:
             return False
@@ -70,7 +74,7 @@ class Data:
             return
         if exchange.method == "HEAD":
             exchange.headers.pop("range", None)  # it is for GET alone: RFC 9110, 14.2
-        snapshot = self.file.look()
+        snapshot = self.source.look()
         modified = last_modified(snapshot.changed, time.time())
         headers = [TEXT, ("cache-control", "no-cache"), ("x-content-type-options", "nosniff")]
         if query.tail is None:
@@ -126,20 +130,20 @@ class Data:
     async def begin(self, after: str | None, query: Query) -> tuple[Position, str]:
         """Where a stream begins, and the generation that was asked for if it is gone. Raises BadQuery, NotReady."""
         generation_and_offset = parse_position(after) if after else None
-        snapshot = self.file.look()
-        assert self.file.current
+        snapshot = self.source.look()
+        assert self.source.current
         if generation_and_offset:
             name, offset = generation_and_offset
-            generation = self.file.find(name)
+            generation = self.source.find(name)
             if not generation or generation.overwritten:
-                return Position(self.file.current, 0), name
+                return Position(self.source.current, 0), name
             position = Position(generation, offset)
         elif query.tail is not None:
-            current = self.file.current
+            current = self.source.current
             start = await asyncio.to_thread(tail_offset, snapshot.read, snapshot.size, query.tail)
             position = Position(current, start)
         else:
-            position = Position(self.file.current, query.offset or 0)
+            position = Position(self.source.current, query.offset or 0)
             if position.offset > snapshot.size:
                 raise BadQuery(f"offset={position.offset} is beyond the end: there are {snapshot.size} bytes")
         position.check()
@@ -148,10 +152,10 @@ class Data:
     async def state(self) -> State:
         """As it is now."""
         try:
-            snapshot = self.file.look()
+            snapshot = self.source.look()
         except NotReady as error:
             return State(str(error))
-        current = self.file.current
+        current = self.source.current
         assert current
         size, numbers = await asyncio.to_thread(current.count)
         age = round(max(0.0, time.time() - snapshot.changed), 3)
@@ -159,7 +163,7 @@ class Data:
 
     def numbers_per_second(self, snapshot: Snapshot) -> float | None:
         """From the growth in bytes, and the length of the newest lines."""
-        self.rate.sample(time.monotonic(), self.file.grown)
+        self.rate.sample(time.monotonic(), self.source.grown)
         seconds, grown = self.rate.growth()
         if seconds < 1:
             return None

@@ -28,12 +28,16 @@ class NotReady(Exception):
 class Descriptor:
     """An open file, closed with the last snapshot or response that reads it."""
 
-    def __init__(self, path: Path) -> None:
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # not to wait for a FIFO's writer
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    @classmethod
+    def of(cls, path: Path) -> "Descriptor":
+        """Raises OSError."""
+        return cls(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))  # not to wait for a FIFO's writer
 
     def __del__(self) -> None:
-        if hasattr(self, "fd"):
-            os.close(self.fd)
+        os.close(self.fd)
 
     def read(self, start: int, stop: int) -> bytes:
         return os.pread(self.fd, stop - start, start)
@@ -129,7 +133,7 @@ class DataFile:
             if not (self.seen and os.path.samestat(there, self.seen)):
                 self.descriptor, self.served, self.shrinks = None, 0, 0
             self.snapshot = None
-            self.descriptor = self.descriptor or Descriptor(self.path)
+            self.descriptor = self.descriptor or Descriptor.of(self.path)
             self.seen = os.fstat(self.descriptor.fd)
             self.snapshot = self._take(self.descriptor, self.seen)
         except FileNotFoundError:
@@ -166,7 +170,7 @@ class DataFile:
         if name in self.living:
             return self.living[name]
         try:
-            descriptor = Descriptor(self.path.with_name(f"{self.path.name}.1"))
+            descriptor = Descriptor.of(self.path.with_name(f"{self.path.name}.1"))
             seen = os.fstat(descriptor.fd)
             size = whole_lines(descriptor.read, seen.st_size)
             if identify(descriptor, seen, size, 0) != name:

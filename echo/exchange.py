@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from echo.figures import Figures
@@ -27,9 +27,11 @@ class Exchange:
         receive: Callable[[], Awaitable[dict[str, Any]]],
         send: Callable[[Any], Awaitable[None]],
         figures: Figures,
+        via: Sequence[str] = (),
     ) -> None:
         self.began = time.perf_counter()
         self.figures = figures
+        self.via = via
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.query: bytes = scope["query_string"]
@@ -55,6 +57,8 @@ class Exchange:
     async def start(self, status: int, headers: Headers) -> None:
         self.status = status
         self.figures.answered(self.route, status, time.perf_counter() - self.began)
+        if self.via:
+            headers = [*headers, ("via", ", ".join(f"1.1 {name}" for name in self.via))]
         raw = [(name.encode(), value.encode("latin-1")) for name, value in headers]
         await self.send({"type": "http.response.start", "status": status, "headers": raw})
 

@@ -38,7 +38,7 @@ class Echo(Collector):
             requests.add_metric([route, str(status)], sum(taken.counts))
         yield requests
         yield CounterMetricFamily("echo_http_sent_bytes", "Bytes of bodies sent", value=figures.sent)
-        yield CounterMetricFamily("echo_generations", "Changes of the generation seen", value=data.file.turns)
+        yield CounterMetricFamily("echo_generations", "Changes of the generation seen", value=data.source.turns)
         yield GaugeMetricFamily("echo_followers", "Streams open", value=len(data.followers))
         yield GaugeMetricFamily("echo_ready", "1 if there are numbers to serve", value=not state.problem)
         if not state.problem:

@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from echo.access import Access
 from echo.app import App
 from echo.data import Data
-from echo.datafile import DataFile
 from echo.exchange import say
 from echo.settings import Settings
 from echo.signals import SIGNALS, STOP
-from echo.watch import Watch
+from echo.source import open_source
 
 # The package without its __init__, which imports uvicorn's command line: a fifth of the time that echo takes to start.
 if (spec := importlib.util.find_spec("uvicorn")) and "uvicorn" not in sys.modules:
@@ -173,11 +173,11 @@ def room_for(followers: int) -> int:
 
 
 async def serve(settings: Settings, listener: socket.socket) -> None:
-    """Answer on the listening socket until SIGTERM, SIGINT or SIGQUIT."""
-    file = DataFile(settings.source)
-    data = Data(file, room_for(settings.followers))
-    watch = Watch(settings.source, data.look)
-    app = App(settings, data, watch)
+    """Answer on the listening socket until SIGTERM, SIGINT or SIGQUIT. Raises OSError or ValueError, in words."""
+    access = Access(settings)
+    source, feed = open_source(settings)
+    data = Data(source, room_for(settings.followers))
+    app = App(settings, data, feed, access)
     config = Config(
         app,
         http=Protocol,
@@ -189,6 +189,7 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
         log_level="error",
         access_log=False,
         server_header=False,
+        ssl_context_factory=(lambda *_: access.context) if access.context else None,  # type: ignore[arg-type]
     )
     server = Server(config, settings.stop_timeout)
     server.capture_signals = contextlib.nullcontext  # type: ignore[assignment]  # ours are below
@@ -200,7 +201,11 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
 
     def reopen() -> None:
         say(f"SIGHUP: reopening {settings.source}")
-        file.reopen()
+        try:
+            access.load()
+        except (OSError, ValueError) as error:
+            say(f"SIGHUP: {error}; going on with what there was")
+        feed.reopen()
         data.look()
 
     def status() -> None:
@@ -220,8 +225,9 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
     loop.add_signal_handler(signal.SIGUSR2, toggle)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     host, port = listener.getsockname()[:2]
-    say(f"serving {settings.source} on http://{f'[{host}]' if ':' in host else host}:{port}/data")
-    background = [asyncio.ensure_future(task) for task in (watch.run(), data.pulse())]
+    scheme = "https" if access.context else "http"
+    say(f"serving {settings.source} on {scheme}://{f'[{host}]' if ':' in host else host}:{port}/data")
+    background = [asyncio.ensure_future(task) for task in (feed.run(data.look), data.pulse())]
     await server.serve(sockets=[listener])
     for task in background:
         task.cancel()

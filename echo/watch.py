@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 from collections.abc import Callable
-from pathlib import Path
 
 from inotify_simple import INotify, flags
+
+from echo.datafile import DataFile
 
 LOOK = 1.0  # seconds between looks while inotify is to be trusted
 POLL = 0.05  # and while it is not
@@ -23,9 +24,11 @@ class Watch:
     so beforehand, thus it is found out: looking once a second finds changes that were not told.
     """
 
-    def __init__(self, path: Path, look: Callable[[], bool]) -> None:
-        self.path = path
-        self.look = look
+    via: tuple[str, ...] = ()  # the file is the source itself
+
+    def __init__(self, file: DataFile) -> None:
+        self.path = file.path
+        self.reopen = file.reopen
         self.inotify: INotify | None = None
         self.file = -1  # the watch on it
         self.missed = 0
@@ -36,8 +39,20 @@ class Watch:
     def how(self) -> str:
         return "inotify" if self.inotify and self.missed < TRUST else "polling"
 
-    async def run(self) -> None:
+    # There is nothing between the file and echo to tell of.
+
+    def unready(self) -> str:
+        return ""
+
+    def remark(self) -> str:
+        return ""
+
+    def report(self) -> None:
+        return None
+
+    async def run(self, look: Callable[[], bool]) -> None:
         """Until cancelled."""
+        self.look = look
         loop = asyncio.get_running_loop()
         try:
             self.inotify = inotify = await asyncio.to_thread(INotify, nonblocking=True)

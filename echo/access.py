@@ -1,0 +1,49 @@
+"""Who may ask, and over what: a shared secret, and TLS. Both can be read anew."""
+
+import hmac
+import re
+from pathlib import Path
+
+from echo.settings import Settings
+
+OPEN = {"/healthz", "/readyz"}  # for probes, which have no secrets
+
+
+class Access:
+    """What the settings ask for. Raises OSError or ValueError, which say what is wrong with a file."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.secret = ""
+        self.context = None
+        if settings.tls_cert:
+            import ssl
+
+            self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self.load()
+
+    def load(self) -> None:
+        """Read the files."""
+        token, cert, key = self.settings.token_file, self.settings.tls_cert, self.settings.tls_key
+        if token:
+            self.secret = read_token(token)
+        if self.context and cert and key:
+            try:
+                self.context.load_cert_chain(cert, key)
+            except OSError as error:  # SSLError is one, and names no file
+                raise ValueError(f"{cert} and {key} are not a certificate and its key: {error.strerror}") from None
+
+    def admits(self, path: str, authorization: str) -> bool:
+        """Whether these are open to all or the secret is shown (RFC 6750, 2.1); takes as long whatever is wrong."""
+        if not self.secret or path in OPEN:
+            return True
+        scheme, _, shown = authorization.partition(" ")
+        return scheme.lower() == "bearer" and hmac.compare_digest(shown.strip().encode(), self.secret.encode())
+
+
+def read_token(path: Path) -> str:
+    """Raises OSError or ValueError."""
+    token = path.read_bytes().strip().decode("ascii", "replace")
+    if not re.fullmatch(r"[A-Za-z0-9._~+/-]{1,4096}=*", token):
+        raise ValueError(f"{path} holds no token: one line of letters, digits and ._~+/-")
+    return token

@@ -1,0 +1,266 @@
+"""Follows another echo over HTTP, for as long as it takes, and believes nothing that is no number."""
+
+import asyncio
+import contextlib
+import random
+import re
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import requests
+import urllib3
+
+from echo.access import read_token
+from echo.datafile import LONGEST
+from echo.exchange import say
+from echo.query import BadQuery, parse_position
+from echo.settings import Settings
+from echo.spool import Spool, Writer
+
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between two attempts
+CONNECT = 2.0  # seconds
+SILENCE = 12.0  # seconds without a byte, after which the source counts as dead: its heart beats more often
+BLOCK = 2**20  # bytes
+DIGITS = b"0123456789-\n"
+NO_NUMBER = re.compile(rb"\n\n|[0-9]-|--|-\n")  # of these bytes
+
+
+class Refused(Exception):
+    """What the source says is not what an echo says; the message says what."""
+
+
+FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError, BadQuery, Refused)
+
+
+def pause(failures: int, chance: Callable[[float, float], float] = random.uniform) -> float:
+    """Seconds to wait after so many failures in a row: up to 5, at random, so that mirrors do not come all at once."""
+    return chance(SHORTEST_PAUSE, min(LONGEST_PAUSE, SHORTEST_PAUSE * 2 ** min(failures, 10)))
+
+
+def are_numbers(block: bytes) -> bool:
+    """Whether a block out of a file of decimal numbers, one a line, may look like this."""
+    return not block.translate(None, DIGITS) and not (b"-" in block and NO_NUMBER.search(block))
+
+
+@dataclass(frozen=True)
+class Event:
+    """A server-sent event, as an echo sends them."""
+
+    kind: str
+    id: str
+    data: str
+
+
+class Events:
+    """Server-sent events out of bytes as they come."""
+
+    def __init__(self) -> None:
+        self.rest = b""
+
+    def feed(self, data: bytes) -> Iterator[Event]:
+        """The events that end in these bytes. Raises Refused for one that does not end."""
+        *blocks, self.rest = (self.rest + data).split(b"\n\n")
+        for block in blocks:
+            fields = dict(line.partition(": ")[::2] for line in block.decode("utf-8", "replace").split("\n"))
+            if "data" in fields:
+                yield Event(fields.get("event", "message"), fields.get("id", ""), fields["data"])
+        if len(self.rest) > LONGEST:
+            raise Refused(f"an event of more than {LONGEST} bytes is none of an echo")
+
+
+def describe(error: BaseException) -> str:
+    """The reason at the bottom of an exception, in a few words."""
+    said = "does not answer" if isinstance(error, requests.Timeout) else str(error) or type(error).__name__
+    cause: BaseException | None = error
+    while cause:
+        if isinstance(cause, urllib3.exceptions.TimeoutError | TimeoutError):
+            said = "does not answer"
+        if isinstance(cause, OSError) and cause.strerror:
+            said = getattr(cause, "verify_message", "") or cause.strerror
+        reason = getattr(cause.args[0], "reason", None) if cause.args else None
+        cause = cause.__cause__ or cause.__context__ or (reason if isinstance(reason, BaseException) else None)
+    return said
+
+
+class Mirror:
+    """Brings what a source has, and what comes to it, into a spool, in a thread of its own."""
+
+    how = "mirroring"
+
+    def __init__(self, settings: Settings, spool: Spool) -> None:
+        self.source = str(settings.source)
+        self.token, self.authority = settings.source_token_file, settings.source_ca
+        self.spool = spool
+        self.writer: Writer | None = spool.writer
+        self.id = f"{socket.gethostname()}-{secrets.token_hex(4)}"
+        self.via = [self.id]  # what the numbers come through; the last one is this
+        self.behind: int | None = None  # bytes, when the source last said
+        self.caught_up = False  # once
+        self.unreachable_since: datetime | None = datetime.now(UTC)
+        self.problem = "was not reached yet"
+        self.failures = 0
+        self.again = threading.Event()
+
+    def reopen(self) -> None:
+        """Try at once, with what token and certificates are now."""
+        self.failures = 0
+        self.again.set()
+
+    def unready(self) -> str:
+        return "" if self.caught_up or self.unreachable_since else f"catching up: {self.behind} bytes behind"
+
+    def remark(self) -> str:
+        if since := self.unreachable_since:
+            return f"; {self.source} {self.problem}, since {since.isoformat(timespec='seconds')}"
+        return f"; {self.behind} bytes behind {self.source}" if self.behind else ""
+
+    def report(self) -> dict[str, object]:
+        since = self.unreachable_since
+        return {
+            "via": self.via,
+            "behind": self.behind,
+            "unreachable_since": since.isoformat(timespec="milliseconds") if since else None,
+            "problem": self.problem or None,
+        }
+
+    async def run(self, look: Callable[[], bool]) -> None:
+        self.look, self.loop = look, asyncio.get_running_loop()
+        threading.Thread(target=self._run, name="mirror", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                with requests.Session() as session:
+                    session.trust_env = False  # neither a proxy nor a password of somebody else
+                    session.verify = str(self.authority) if self.authority else True
+                    while True:
+                        self._fetch(session)
+                        self._follow(session)
+            except (
+                requests.RequestException,
+                urllib3.exceptions.HTTPError,
+                OSError,
+                ValueError,
+                Refused,
+                BadQuery,
+            ) as error:
+                self._failed(describe(error))
+            if self.writer:
+                self.writer.rewind()
+            self.again.wait(pause(self.failures))
+            self.again.clear()
+            self.failures += 1
+
+    def _failed(self, problem: str) -> None:
+        self.unreachable_since = self.unreachable_since or datetime.now(UTC)
+        if problem != self.problem:
+            say(f"{self.source}: {problem}; trying again")
+        self.problem = problem
+        self.spool.problem = f"{self.source}: {problem}"
+
+    def _reached(self) -> None:
+        if self.problem:
+            say(f"following {self.source}")
+        self.problem, self.unreachable_since, self.failures = "", None, 0
+
+    @contextlib.contextmanager
+    def _get(self, session: requests.Session, query: str, headers: dict[str, str]) -> Iterator[requests.Response]:
+        """A response that an echo may have given. Raises Refused."""
+        if self.token:
+            headers["Authorization"] = f"Bearer {read_token(self.token)}"
+        headers["Accept-Encoding"] = "identity"
+        address, timeout = self.source + query, (CONNECT, SILENCE)
+        with session.get(address, headers=headers, stream=True, allow_redirects=False, timeout=timeout) as response:
+            via = re.findall(r"[0-9.]+ ([^\s,]+)", response.headers.get("Via", ""))
+            if self.id in via:
+                raise Refused(f"is a loop: it mirrors this echo, by way of {' and '.join(via)}")
+            self.via = [*via, self.id]
+            status = response.status_code
+            if status == 401:
+                raise Refused("401: it wants a token, or another one: see --source-token-file (ECHO_SOURCE_TOKEN_FILE)")
+            if status == 503:
+                raise Refused(f"503: {response.raw.read(200).decode('utf-8', 'replace').strip()}")
+            if 300 <= status < 400:
+                raise Refused(f"{status}: it is elsewhere, and redirects are not followed: give the echo's own address")
+            if status not in (200, 206, 416):
+                raise Refused(f"{status}: that is no echo's /data")
+            yield response
+
+    def _fetch(self, session: requests.Session) -> None:
+        """What there is, in one piece, if it continues what we have."""
+        headers = {}
+        if self.writer:
+            headers = {"Range": f"bytes={self.writer.size}-", "If-Range": f'"{self.writer.position}"'}
+        with self._get(session, "", headers) as response:
+            if response.status_code == 416:
+                self._reached()
+                self.behind, self.caught_up = 0, True
+                return
+            etag = re.fullmatch('"([0-9a-f]{16})-([0-9]{1,18})"', response.headers.get("ETag", ""))
+            if not etag or "Content-Length" not in response.headers:
+                raise Refused("its answer has no ETag of an echo, or no length: is it the address of an echo's /data?")
+            name, size = etag[1], int(etag[2])
+            writer = self.writer or self.spool.open(name)
+            resumes = response.headers.get("Content-Range", "").startswith(f"bytes {writer.size}-")
+            if writer.name != name or (writer.size and not resumes):
+                return  # not a continuation: the stream tells what became of ours
+            self._reached()
+            self.writer = writer
+            modified = response.headers.get("Last-Modified")  # none if that was just now
+            changed = parsedate_to_datetime(modified).timestamp() if modified else time.time()
+            while block := response.raw.read(BLOCK):
+                self.behind = size - writer.size
+                self._append(block, changed)
+            self.behind, self.caught_up = 0, True
+
+    def _follow(self, session: requests.Session) -> None:
+        """What comes, number by number, to the end of the generation."""
+        headers = {"Accept": "text/event-stream"}
+        if self.writer:
+            headers["Last-Event-ID"] = self.writer.position
+        with self._get(session, "?follow", headers) as response:
+            if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
+                raise Refused("it does not stream events: is it the address of an echo's /data?")
+            self._reached()
+            events = Events()
+            for data in response.raw.stream(None):
+                lines: list[str] = []
+                for event in events.feed(data):
+                    if event.kind == "message":
+                        lines.append(self._line(event, sum(map(len, lines))))
+                    elif event.kind in ("generation", "gone"):
+                        self._append("".join(lines).encode(), time.time())
+                        self.writer = self.spool.open(event.data) if event.kind == "generation" else None
+                        return
+                self._append("".join(lines).encode(), time.time())
+        raise Refused("it ended the stream")
+
+    def _line(self, event: Event, ahead: int) -> str:
+        """The line that an event brings, which must be the next one, after `ahead` bytes that are not written yet."""
+        name, offset = parse_position(event.id)
+        line = f"{event.data}\n"
+        if not self.writer or (name, offset) != (self.writer.name, self.writer.size + ahead + len(line)):
+            raise Refused(f"event {event.id} does not follow on what came before")
+        return line
+
+    def _append(self, block: bytes, changed: float) -> None:
+        """More of the generation; raises Refused, with nothing written, if these are no numbers."""
+        assert self.writer
+        if not are_numbers(block):
+            raise Refused("its data are no numbers, one a line")
+        before = self.writer.size
+        try:
+            self.writer.append(block)
+        finally:
+            if self.writer.size > before:
+                self.loop.call_soon_threadsafe(self._announce, self.writer, self.writer.size, changed)
+
+    def _announce(self, writer: Writer, size: int, changed: float) -> None:
+        self.spool.grew(writer, size, changed)
+        self.look()

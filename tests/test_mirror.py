@@ -1,0 +1,455 @@
+"""An echo that mirrors another over HTTP: the same bytes under the same names, whatever happens to the source."""
+
+import contextlib
+import http.server
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from hypothesis import given
+from hypothesis import strategies as st
+
+from echo.mirror import LONGEST_PAUSE, SHORTEST_PAUSE, Event, Events, Refused, are_numbers, pause
+from support import free_port, running, wait_until
+from test_echo import Echo, append, numbers, refusal, replace, serving
+from test_follow import EVENTS, Stream, rotate
+
+# Pure parts
+
+
+@given(st.integers(0, 10**6), st.floats(0, 1))
+def test_a_pause_is_from_a_tenth_to_five_seconds_and_longer_after_more_failures(failures: int, where: float) -> None:
+    def chance(low: float, high: float) -> float:
+        return low + (high - low) * where
+
+    assert SHORTEST_PAUSE <= pause(failures, chance) <= LONGEST_PAUSE
+    assert pause(failures, chance) <= pause(failures + 1, chance)
+    assert pause(0, chance) == SHORTEST_PAUSE
+    assert pause(100, lambda low, high: high) == LONGEST_PAUSE
+
+
+LINES = st.lists(st.integers(-(10**18), 10**18).map(lambda number: b"%d\n" % number)).map(b"".join)
+
+
+@given(LINES, st.integers(0, 100), st.integers(0, 100))
+def test_any_part_of_a_file_of_numbers_is_believed(lines: bytes, start: int, stop: int) -> None:
+    assert are_numbers(lines[start:stop])
+
+
+@given(LINES, st.binary(min_size=1).filter(lambda block: block.translate(None, b"0123456789-\n")), LINES)
+def test_no_other_byte_is_believed(before: bytes, other: bytes, after: bytes) -> None:
+    assert not are_numbers(before + other + after)
+
+
+@pytest.mark.parametrize("block", [b"1-2\n", b"--1\n", b"1\n-\n", b"1-\n", b"-\n-5\n"])
+def test_signs_stand_before_a_number(block: bytes) -> None:
+    assert not are_numbers(block)
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 10**9))), st.lists(st.integers(0, 2000)))
+def test_events_are_the_same_in_whatever_pieces_they_come(events: list[tuple[int, int]], cuts: list[int]) -> None:
+    stream = b"retry: 1000\n\n:\n\n" + b"".join(b"id: x-%d\ndata: %d\n\n" % event for event in events)
+    places = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
+    parser = Events()
+    got = [event for start, stop in itertools.pairwise(places) for event in parser.feed(stream[start:stop])]
+    assert got == [Event("message", f"x-{offset}", str(number)) for offset, number in events]
+
+
+def test_an_event_without_end_is_refused() -> None:
+    parser = Events()
+    with pytest.raises(Refused):
+        for _ in range(100):
+            list(parser.feed(b"x" * 100))
+
+
+# With real echos
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def source(data: Path) -> Iterator[Echo]:
+    data.write_bytes(b"10\n20\n30\n")
+    with serving(data, "--stale", "0") as echo:
+        yield echo
+
+
+@contextlib.contextmanager
+def mirroring(url: str, *flags: str, at: str = "127.0.0.1:0") -> Iterator[Echo]:
+    command = [sys.executable, "-m", "echo", "--source", url, "--listen", at, "--stale", "0", *flags]
+    with running(command) as program:
+        yield Echo(program, int(program.said("^serving .* on https?://.*:([0-9]+)/data$")[1]))
+
+
+def same(mirror: Echo, source: Echo) -> None:
+    """Wait until bytes, ETag and positions are those of the source."""
+
+    def is_so() -> bool:
+        there, here = source.get(), mirror.get()
+        assert (here.status_code, here.content) == (200, there.content)
+        assert here.headers["etag"] == there.headers["etag"]
+        return True
+
+    wait_until(is_so)
+
+
+def report(echo: Echo) -> dict[str, object]:
+    answer: dict[str, object] = echo.get("/status").json()["mirror"]
+    return answer
+
+
+def test_a_mirror_serves_the_same_bytes_under_the_same_names(source: Echo, data: Path) -> None:
+    with mirroring(f"{source.url}/data") as mirror:
+        same(mirror, source)
+        append(data, b"40\n50\n")
+        same(mirror, source)
+        with Stream(source.url, "", EVENTS) as there, Stream(mirror.url, "", EVENTS) as here:
+            append(data, b"60\n")
+            wait_until(lambda: len(here.events()) == 6 and here.events() == there.events())
+        etag = source.get().headers["etag"]
+        ranged = mirror.get("/data", Range="bytes=3-", If_Range=etag)
+        assert (ranged.status_code, ranged.content) == (206, b"20\n30\n40\n50\n60\n")
+
+
+def test_a_chain_of_mirrors_works_and_says_what_it_came_through(source: Echo, data: Path) -> None:
+    with mirroring(f"{source.url}/data") as first, mirroring(f"{first.url}/data") as second:
+        append(data, b"40\n")
+        same(second, source)
+        assert "via" not in source.get().headers
+        assert second.get().headers["via"].startswith(first.get().headers["via"])
+        assert second.get().headers["via"].count("1.1 ") == 2
+
+
+def test_a_loop_is_refused_in_words() -> None:
+    ports = free_port(), free_port()
+    with (
+        mirroring(f"http://127.0.0.1:{ports[0]}/data", at=f"127.0.0.1:{ports[1]}") as one,
+        mirroring(f"http://127.0.0.1:{ports[1]}/data", at=f"127.0.0.1:{ports[0]}") as other,
+    ):
+        for echo in (one, other):
+            echo.program.said("is a loop: it mirrors this echo, by way of")
+            assert echo.get().status_code == 503
+    with mirroring(f"http://127.0.0.1:{ports[0]}/data", at=f"127.0.0.1:{ports[0]}") as itself:
+        itself.program.said("is a loop")
+
+
+def test_a_client_moves_between_replicas_without_missing_a_number(source: Echo, data: Path) -> None:
+    with mirroring(f"{source.url}/data") as one, mirroring(f"{source.url}/data") as other:
+        seen: list[str] = []
+        last = ""
+        for turn in range(6):
+            append(data, b"%d\n" % turn)
+            headers = {**EVENTS, "Last-Event-ID": last} if last else EVENTS
+            same(one, source)
+            with Stream((one, other)[turn % 2].url, "", headers) as stream:
+                wait_until(lambda: len(seen) + len(stream.numbers()) == turn + 4)  # noqa: B023
+                seen += stream.numbers()
+                last = stream.events()[-1][1]
+        assert seen == data.read_text().split()
+
+
+@pytest.mark.parametrize("turn", [rotate, replace])
+def test_the_next_generation_is_begun_when_the_source_has_one(
+    source: Echo, data: Path, turn: Callable[[Path, bytes], None]
+) -> None:
+    """And what the last one got in its last moment is not lost."""
+    with mirroring(f"{source.url}/data") as mirror:
+        same(mirror, source)
+        with Stream(mirror.url) as stream:
+            append(data, b"40\n")
+            turn(data, b"50\n60\n")
+            stream.has(b"10\n20\n30\n40\n50\n60\n")
+        same(mirror, source)
+
+
+def test_it_serves_on_while_the_source_is_away_and_says_since_when(data: Path) -> None:
+    """And goes on where it was, each number once, when the source is back."""
+    data.write_bytes(b"10\n")
+    port = free_port()
+    with contextlib.ExitStack() as programs:
+        first = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
+        mirror = programs.enter_context(mirroring(f"{first.url}/data"))
+        same(mirror, first)
+        stream = programs.enter_context(Stream(mirror.url))
+        first.program.signal(signal.SIGKILL)
+        mirror.program.said("trying again")
+        wait_until(lambda: report(mirror)["unreachable_since"] is not None)
+        assert mirror.get().content == b"10\n"
+        ready = mirror.get("/readyz")
+        assert (ready.status_code, "since" in ready.text) == (200, True)
+        append(data, b"20\n")
+        again = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
+        stream.has(b"10\n20\n")
+        same(mirror, again)
+        wait_until(lambda: report(mirror)["unreachable_since"] is None)
+        assert mirror.program.output.count("Connection refused; trying again") <= 1  # said once, however often tried
+
+
+def test_a_rotation_while_the_link_was_cut_loses_nothing(data: Path) -> None:
+    data.write_bytes(b"10\n")
+    port = free_port()
+    with contextlib.ExitStack() as programs:
+        first = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
+        mirror = programs.enter_context(mirroring(f"{first.url}/data"))
+        same(mirror, first)
+        stream = programs.enter_context(Stream(mirror.url))
+        first.program.signal(signal.SIGKILL)
+        append(data, b"20\n")
+        rotate(data, b"30\n")
+        again = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
+        stream.has(b"10\n20\n30\n")
+        same(mirror, again)
+
+
+def test_a_source_that_is_silent_is_left(data: Path) -> None:
+    """It is stopped, so that its connections stay open."""
+    data.write_bytes(b"10\n")
+    with serving(data, "--stale", "0") as source, mirroring(f"{source.url}/data") as mirror:
+        same(mirror, source)
+        source.program.signal(signal.SIGSTOP)
+        mirror.program.said("does not answer; trying again", within=20)
+        assert mirror.get().content == b"10\n"
+        source.program.signal(signal.SIGCONT)
+        append(data, b"20\n")
+        same(mirror, source)
+
+
+def test_stale_is_said_of_a_mirror_too(source: Echo, data: Path) -> None:
+    with mirroring(f"{source.url}/data", "--stale", "1") as mirror:
+        wait_until(lambda: mirror.get().status_code == 200)
+        wait_until(lambda: mirror.get("/readyz").status_code == 503)
+        assert "stale" in mirror.get("/readyz").text
+        append(data, b"40\n")
+        wait_until(lambda: mirror.get("/readyz").status_code == 200)
+
+
+# The spool
+
+
+def test_a_spool_outlives_the_mirror_and_is_gone_on_with(source: Echo, data: Path, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    with mirroring(f"{source.url}/data", "--spool", str(spool)) as mirror:
+        same(mirror, source)
+        etag = mirror.get().headers["etag"]
+        mirror.program.signal(signal.SIGKILL)
+    (file,) = spool.iterdir()
+    append(file, b"4")  # a torn line, as a crash may leave
+    source.program.signal(signal.SIGSTOP)
+    with mirroring(f"{source.url}/data", "--spool", str(spool)) as mirror:
+        assert (mirror.get().content, mirror.get().headers["etag"]) == (b"10\n20\n30\n", etag)
+        source.program.signal(signal.SIGCONT)
+        append(data, b"50\n")
+        same(mirror, source)
+        assert file.read_bytes() == data.read_bytes()
+
+
+def test_the_spool_keeps_the_generation_before_and_no_more(source: Echo, data: Path, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    with mirroring(f"{source.url}/data", "--spool", str(spool)) as mirror:
+        for number in range(5):
+            same(mirror, source)
+            old = mirror.get().headers["etag"].strip('"')
+            replace(data, b"%d\n" % number)
+        same(mirror, source)
+        assert len(list(spool.iterdir())) == 2
+        with Stream(mirror.url, f"&last-event-id={old}") as stream:
+            stream.has(b"4\n")
+
+
+def test_a_spool_is_for_one_mirror(source: Echo, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    with mirroring(f"{source.url}/data", "--spool", str(spool)):
+        flags = ("--source", f"{source.url}/data", "--spool", str(spool), "--listen", "127.0.0.1:0")
+        assert "is in use by another echo" in refusal(tmp_path, 2, *flags)
+
+
+def test_a_full_spool_is_said_once_and_recovered_from(data: Path, tmp_path: Path) -> None:
+    """A file system of 1 MiB, in a mount namespace of the mirror's own."""
+    data.write_bytes(numbers(400_000))
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    prepare = 'mount -t tmpfs -o size=1m tmpfs "$2" && dd if=/dev/zero of="$2/ballast" bs=1k count=900 2>/dev/null'
+    command = f'{prepare} && exec "$0" -m echo --source "$1" --spool "$2" --listen 127.0.0.1:0 --stale 0'
+    with serving(data, "--stale", "0") as source:
+        wrapper = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+        with running([*wrapper, command, sys.executable, f"{source.url}/data", str(spool)]) as program:
+            mirror = Echo(program, int(program.said("^serving .*:([0-9]+)/data$")[1]))
+            program.said("No space left on device; trying again")
+            wait_until(lambda: mirror.get().status_code == 200)
+            for _ in range(3):
+                got = mirror.get().content
+                assert got and data.read_bytes().startswith(got) and got.endswith(b"\n")
+            replace(data, b"7\n")
+            os.unlink(f"/proc/{program.pid}/root{spool}/ballast")
+            same(mirror, source)
+            assert program.output.count("No space left") == 1
+
+
+# What is at the other end is no echo
+
+HEAD = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
+TAG = 'ETag: "0123456789abcdef-%d"\r\n'
+WRONG = {
+    "a page": (f"{HEAD}Content-Length: 6\r\n\r\n<html>", "has no ETag of an echo"),
+    "a page with an ETag": (f"{HEAD}{TAG % 7}Content-Length: 7\r\n\r\n<html>\n", "no numbers"),
+    "404": ("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "404: that is no echo's /data"),
+    "500": ("HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n", "500: that is no echo's /data"),
+    "a redirect": ("HTTP/1.1 302 Found\r\nLocation: /data\r\nContent-Length: 0\r\n\r\n", "302: it is elsewhere"),
+    "no HTTP": ("SSH-2.0-OpenSSH_9.2\r\n\r\n", "SSH-2.0|Connection aborted|Bad"),
+    "words": (f"{HEAD}{TAG % 9}Content-Length: 9\r\n\r\n1\n2\nthree", "no numbers"),
+    "a line without end": (f"{HEAD}{TAG % 9999}Content-Length: 9999\r\n\r\n{'7' * 9999}", "a line of more than"),
+    "an answer cut off": (f"{HEAD}{TAG % 99}Content-Length: 99\r\n\r\n12", "IncompleteRead|[Cc]onnection broken"),
+    "an encoding": (f"{HEAD}{TAG % 5}Content-Encoding: gzip\r\nContent-Length: 5\r\n\r\n\x1f\x0b...", "no numbers"),
+    "a long wait": ("", "does not answer|closed connection|aborted"),
+}
+
+
+@contextlib.contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """A server that gives the same answer to everybody; gives its address."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def handle(self) -> None:
+            with contextlib.suppress(OSError):
+                self.connection.recv(65536)
+                self.connection.sendall(answer)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/data"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_is_no_echo_is_said_once_and_nothing_of_it_served(kind: str) -> None:
+    answer, words = WRONG[kind]
+    with answering(answer.encode("latin-1")) as url, mirroring(url) as mirror:
+        said = mirror.program.said(f"^{re.escape(url)}: .*({words}).*; trying again$")[0]
+        wait_until(lambda: report(mirror)["problem"])
+        response = mirror.get()
+        assert response.status_code == 503
+        assert url in response.text and len(response.text.splitlines()) == 1
+        assert mirror.program.output.count(said) == 1
+        assert "Traceback" not in mirror.program.output
+
+
+def test_numbers_before_something_false_are_all_that_is_served(tmp_path: Path) -> None:
+    """Half of a proper answer, and then a page."""
+    block = b"".join(b"%05d\n" % number for number in range(250_000))
+    body = block + b"<html>" * 200_000
+    head = f"{HEAD}{TAG % len(body)}Content-Length: {len(body)}\r\n\r\n".encode()
+    with answering(head + body) as url, mirroring(url) as mirror:
+        mirror.program.said("no numbers")
+        response = mirror.get()
+        assert response.status_code in (200, 503)
+        assert response.status_code == 503 or block.startswith(response.content)
+
+
+# Secrets
+
+
+def test_a_token_is_asked_for_and_sent(data: Path, tmp_path: Path) -> None:
+    data.write_bytes(b"10\n")
+    token, wrong = tmp_path / "token", tmp_path / "wrong"
+    token.write_text("s3cret.Token-1\n")
+    wrong.write_text("s3cret.Token-2")
+    with serving(data, "--stale", "0", "--token-file", str(token)) as source:
+        for header in ({}, {"Authorization": "Bearer s3cret.Token"}, {"Authorization": "Basic s3cret.Token-1"}):
+            for path in ("/data", "/data?follow", "/status", "/metrics", "/", "/nothing"):
+                response = requests.get(f"{source.url}{path}", headers=header)
+                assert (response.status_code, response.headers["www-authenticate"]) == (401, 'Bearer realm="echo"')
+        assert source.get("/healthz").status_code == source.get("/readyz").status_code == 200
+        assert source.get(Authorization="bearer s3cret.Token-1").content == b"10\n"
+        with mirroring(f"{source.url}/data", "--source-token-file", str(wrong)) as mirror:
+            mirror.program.said("401: it wants a token, or another one: see --source-token-file")
+            assert mirror.get().status_code == 503
+            wrong.write_text(token.read_text())
+            mirror.program.signal(signal.SIGHUP)
+            wait_until(lambda: mirror.get().status_code == 200)
+            assert mirror.get().content == b"10\n"
+        token.write_text("another")
+        source.program.signal(signal.SIGHUP)
+        wait_until(lambda: source.get(Authorization="Bearer another").status_code == 200)
+        assert source.get(Authorization="Bearer s3cret.Token-1").status_code == 401
+        token.write_text("")
+        source.program.signal(signal.SIGHUP)
+        source.program.said("holds no token: .*; going on with what there was")
+        assert source.get(Authorization="Bearer another").status_code == 200
+
+
+def certificate(folder: Path, name: str) -> tuple[str, str]:
+    """A self-signed certificate for 127.0.0.1, and its key."""
+    cert, key = str(folder / f"{name}.crt"), str(folder / f"{name}.key")
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-days", "2", "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*command, "-keyout", key, "-out", cert], check=True, capture_output=True)
+    return cert, key
+
+
+def test_tls_with_a_private_authority_on_both_sides(data: Path, tmp_path: Path) -> None:
+    """And with another certificate after HUP, which the mirror knows only after its own."""
+    data.write_bytes(b"10\n")
+    cert, key = certificate(tmp_path, "one")
+    other_cert, other_key = certificate(tmp_path, "other")
+    with mirroring_tls(data, cert, key) as source:
+        url = f"https://127.0.0.1:{source.port}/data"
+        assert requests.get(url, verify=cert).content == b"10\n"
+        with mirroring(url) as stranger:
+            stranger.program.said("self-signed certificate; trying again")
+            assert stranger.get().status_code == 503
+        with mirroring(url, "--source-ca", cert) as mirror:
+            wait_until(lambda: mirror.get().status_code == 200)
+            os.replace(other_cert, cert)
+            os.replace(other_key, key)
+            source.program.signal(signal.SIGHUP)
+            wait_until(lambda: requests.get(url, verify=cert).status_code == 200)
+            append(data, b"20\n")
+            wait_until(lambda: mirror.get().content == b"10\n20\n")
+
+
+@contextlib.contextmanager
+def mirroring_tls(data: Path, cert: str, key: str) -> Iterator[Echo]:
+    """An echo that serves a file over TLS."""
+    flags = ["--source", str(data), "--listen", "127.0.0.1:0", "--stale", "0", "--tls-cert", cert, "--tls-key", key]
+    with running([sys.executable, "-m", "echo", *flags]) as program:
+        yield Echo(program, int(program.said("^serving .* on https://.*:([0-9]+)/data$")[1]))
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--source", "ftp://x/data"], "'ftp://x/data' is not http://HOST:PORT/data nor https://HOST:PORT/data"),
+        (["--source", "http:///data"], "is not http://HOST:PORT/data"),
+        (["--source", "http://x:99999/data"], "is not http://HOST:PORT/data"),
+        (["--source", "http://x:8000"], "give http://x:8000/data"),
+        (["--source", "http://u:p@x:8000/data"], "give http://x:8000/data"),
+        (["--source", "http://x:8000/data?follow"], "give http://x:8000/data"),
+        (["--spool", "."], "--spool (ECHO_SPOOL) goes with a URL as --source (ECHO_SOURCE) only"),
+        (["--source", "http://x/data", "--spool", "nothing"], "nothing is not a folder"),
+        (["--source", "http://x/data", "--source-ca", "nothing"], "nothing cannot be read: No such file or directory"),
+        (["--tls-cert", "/dev/null"], "--tls-cert (ECHO_TLS_CERT) and --tls-key (ECHO_TLS_KEY) go together"),
+        (["--tls-cert", "/dev/null", "--tls-key", "/dev/null"], "are not a certificate and its key"),
+        (["--token-file", "/dev/null"], "/dev/null holds no token"),
+    ],
+)
+def test_wrong_settings_are_refused_in_a_line(tmp_path: Path, flags: list[str], words: str) -> None:
+    assert words in refusal(tmp_path, 2, "--listen", "127.0.0.1:0", *flags)
