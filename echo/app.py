@@ -70,6 +70,10 @@ class App:
             await exchange.text(503, str(error), [("retry-after", "1")])
         except BadQuery as error:
             await exchange.text(400, str(error))
+        except Exception as error:
+            say(f"{exchange.client} {exchange.method} {exchange.path!a}: {error!r}")
+            if not exchange.status:
+                await exchange.text(500, "that should not have happened: see the log")
         if self.verbose:
             say(f"{exchange.client} {exchange.method} {exchange.path!a} {exchange.status}")
 
@@ -128,4 +132,4 @@ class App:
         metrics = await asyncio.to_thread(importlib.import_module, "echo.metrics")
         state = await self.data.state()
         content_type, page = metrics.render(self, state, exchange.headers.get("accept", ""))
-        await exchange.answer(200, page, [("content-type", content_type)])
+        await exchange.answer(200, page, [("content-type", content_type), ("vary", "accept")])

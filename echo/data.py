@@ -11,7 +11,7 @@ from echo import conditional
 from echo.datafile import BLOCK, NotReady, Snapshot, tail_offset
 from echo.exchange import TEXT, Exchange, say
 from echo.figures import Rate
-from echo.follow import EVENTS, LINES, Follower, Followers, Format, Pieces, Position
+from echo.follow import EVENTS, LINES, Follower, Followers, Format, Pieces, Position, Turns
 from echo.query import BadQuery, Query, parse_position, parse_query
 from echo.source import Source
 
@@ -41,7 +41,7 @@ class Data:
         self.source = source
         self.followers = Followers(followers)
         self.pieces = Pieces()
-        self.turn = asyncio.Lock()
+        self.turns = Turns()
         self.told = ""  # up to where the followers were woken for
         self.stopping = False
         self.rate = Rate()
@@ -83,7 +83,7 @@ class Data:
                 headers.append(("last-modified", format_datetime(modified, usegmt=True)))
             part = conditional.select(exchange.headers, snapshot.generation, snapshot.size, modified)
         else:
-            start = await asyncio.to_thread(tail_offset, snapshot.read, snapshot.size, query.tail)
+            start = await self.turns.through(tail_offset(snapshot.read, snapshot.size, query.tail))
             part = conditional.Part(200, start, snapshot.size)
         if part.status == 206:
             headers.append(("content-range", f"bytes {part.start}-{part.stop - 1}/{snapshot.size}"))
@@ -98,7 +98,29 @@ class Data:
         if part.status != 304:
             headers.append(("content-length", str(part.stop - part.start)))
         await exchange.start(part.status, headers)
-        await send_part(exchange, snapshot, part)
+        await self.send_part(exchange, snapshot, part)
+
+    async def send_part(self, exchange: Exchange, snapshot: Snapshot, part: conditional.Part) -> None:
+        """The bytes of a part, in chunks, each waiting for the client to have taken the last one."""
+        if exchange.method == "HEAD" or part.start == part.stop:
+            await exchange.body(b"")
+            return
+        gone = asyncio.ensure_future(exchange.gone()) if part.stop - part.start > CHUNK else None
+        try:
+            for start in range(part.start, part.stop, CHUNK):
+                stop = min(start + CHUNK, part.stop)
+                data = snapshot.read(start, stop)
+                if gone and gone.done():
+                    return
+                if len(data) < stop - start:
+                    say("the file was truncated while it was being sent: closing the connection")
+                    return
+                await exchange.body(data, more=stop < part.stop)
+                if gone:
+                    await self.turns.pause()
+        finally:
+            if gone:
+                gone.cancel()
 
     async def follow(self, exchange: Exchange, query: Query) -> None:
         """The numbers, and each one that comes, for as long as client and echo are there."""
@@ -106,7 +128,13 @@ class Data:
         format = EVENTS if exchange.accepts("text/plain", "text/event-stream") == "text/event-stream" else LINES
         if self.stopping:
             raise NotReady("stopping")
-        position, gone = await self.begin(exchange.headers.get("last-event-id") or query.after, query)
+        with self.followers.join() as follower:
+            await self.stream(exchange, query, format, follower)
+
+    async def stream(self, exchange: Exchange, query: Query, format: Format, follower: Follower) -> None:
+        """From its head to its end."""
+        after = exchange.headers.get("last-event-id") or query.after
+        position, gone = await self.begin(after, query, format)
         if gone and format is LINES:
             await exchange.text(410, f"generation {gone} is gone, and text cannot say so on the way: begin anew")
             return
@@ -122,12 +150,11 @@ class Data:
             await exchange.start(200, headers)
             await exchange.body(b"")
             return
-        with self.followers.join() as follower:
-            await exchange.start(200, headers)
-            await exchange.body(format.opening + (format.gone(gone) if gone else b""), more=True)
-            await self.send_stream(exchange, position, format, follower)
+        await exchange.start(200, headers)
+        await exchange.body(format.opening + (format.gone(gone) if gone else b""), more=True)
+        await self.send_numbers(exchange, position, follower)
 
-    async def begin(self, after: str | None, query: Query) -> tuple[Position, str]:
+    async def begin(self, after: str | None, query: Query, format: Format) -> tuple[Position, str]:
         """Where a stream begins, and the generation that was asked for if it is gone. Raises BadQuery, NotReady."""
         generation_and_offset = parse_position(after) if after else None
         snapshot = self.source.look()
@@ -135,15 +162,15 @@ class Data:
         if generation_and_offset:
             name, offset = generation_and_offset
             generation = self.source.find(name)
-            if not generation or generation.overwritten:
-                return Position(self.source.current, 0), name
-            position = Position(generation, offset)
+            if not generation or generation.lost:
+                return Position(self.source.current, 0, format), name
+            position = Position(generation, offset, format)
         elif query.tail is not None:
             current = self.source.current
-            start = await asyncio.to_thread(tail_offset, snapshot.read, snapshot.size, query.tail)
-            position = Position(current, start)
+            start = await self.turns.through(tail_offset(snapshot.read, snapshot.size, query.tail))
+            position = Position(current, start, format)
         else:
-            position = Position(self.source.current, query.offset or 0)
+            position = Position(self.source.current, query.offset or 0, format)
             if position.offset > snapshot.size:
                 raise BadQuery(f"offset={position.offset} is beyond the end: there are {snapshot.size} bytes")
         position.check()
@@ -157,7 +184,7 @@ class Data:
             return State(str(error))
         current = self.source.current
         assert current
-        size, numbers = await asyncio.to_thread(current.count)
+        size, numbers = await self.turns.through(current.count())
         age = round(max(0.0, time.time() - snapshot.changed), 3)
         return State(None, current.name, size, numbers, age, self.numbers_per_second(snapshot))
 
@@ -165,33 +192,35 @@ class Data:
         """From the growth in bytes, and the length of the newest lines."""
         self.rate.sample(time.monotonic(), self.source.grown)
         seconds, grown = self.rate.growth()
-        if seconds < 1:
-            return None
         newest = snapshot.read(max(0, snapshot.size - max(1, min(grown, BLOCK))), snapshot.size)
+        if seconds < 1 or not newest:
+            return None
         return round(newest.count(b"\n") / len(newest) * grown / seconds, 3)
 
-    async def send_stream(self, exchange: Exchange, position: Position, format: Format, follower: Follower) -> None:
+    async def send_numbers(self, exchange: Exchange, position: Position, follower: Follower) -> None:
         """What is there, and what comes, until the client goes or echo stops."""
+        format = position.format
         gone = asyncio.ensure_future(exchange.gone())
         gone.add_done_callback(lambda _: follower.wake.set())
         try:
-            stopping = False
-            while not (gone.done() or stopping):
+            while not gone.done():
                 follower.wake.clear()
-                stopping = self.stopping  # what there is by then is still sent, as far as it is one piece
-                if data := position.take(format, self.pieces):
+                if data := position.take(self.pieces):
                     await exchange.body(data, more=True)
                     follower.told = time.monotonic()
-                    if len(data) >= format.most:
-                        async with self.turn:  # those who have much to catch up with take turns, and others go first
-                            await asyncio.sleep(0)
+                    if self.stopping and position.behind and len(data) > format.most // 2:
+                        break  # who is far behind goes on elsewhere
+                    if position.behind:
+                        await self.turns.pause()
+                elif self.stopping:
+                    break
                 elif format.heartbeat and time.monotonic() - follower.told >= QUIET:
                     await exchange.body(format.heartbeat, more=True)
                     follower.told = time.monotonic()
-                elif not stopping:
+                else:
                     await follower.wake.wait()
             await exchange.body(b"")
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             say(f"the file is not what it was: {error}; closing a stream")
         finally:
             gone.cancel()
@@ -201,27 +230,6 @@ class Data:
         while True:
             await asyncio.sleep(PULSE)
             self.followers.wake(QUIET)
-
-
-async def send_part(exchange: Exchange, snapshot: Snapshot, part: conditional.Part) -> None:
-    """The bytes of a part, in chunks, each waiting for the client to have taken the last one."""
-    if exchange.method == "HEAD" or part.start == part.stop:
-        await exchange.body(b"")
-        return
-    gone = asyncio.ensure_future(exchange.gone()) if part.stop - part.start > CHUNK else None
-    try:
-        for start in range(part.start, part.stop, CHUNK):
-            stop = min(start + CHUNK, part.stop)
-            data = snapshot.read(start, stop)
-            if gone and gone.done():
-                return
-            if len(data) < stop - start:
-                say("the file was truncated while it was being sent: closing the connection")
-                return
-            await exchange.body(data, more=stop < part.stop)
-    finally:
-        if gone:
-            gone.cancel()
 
 
 def last_modified(changed: float, now: float) -> datetime | None:

@@ -7,15 +7,16 @@ import hashlib
 import os
 import stat
 import struct
-import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
 SMALL = 2**20  # bytes; what is smaller is kept in memory, which is ten times as fast
 BLOCK = 2**16  # bytes read at a time from the end, looking for lines
 LONGEST = 4096  # bytes; a file whose end has no line this short is no file of numbers
+
+KEPT = 8  # generations that ended and are still followed
 
 STATX_BTIME, AT_EMPTY_PATH = 0x800, 0x1000  # linux/stat.h, linux/fcntl.h
 libc = ctypes.CDLL(None, use_errno=True)
@@ -51,34 +52,44 @@ class Generation:
         self.name = name
         self.size = size  # bytes of whole lines, so far
         self.next: Generation | None = None  # once nothing more comes to this one
-        self.overwritten = False
-        self.counting = threading.Lock()
+        self.lost = False  # its bytes can no longer be had
         self.counted = self.numbers = 0  # bytes, and numbers in them
 
     def end(self, successor: "Generation") -> None:
         """Another file has taken its place. What this one got in its last moment counts, unless it was overwritten."""
-        ours, theirs = os.fstat(self.descriptor.fd), os.fstat(successor.descriptor.fd)
-        self.overwritten = os.path.samestat(ours, theirs)
-        if not self.overwritten:
-            with contextlib.suppress(NotReady):
-                self.size = max(self.size, whole_lines(self.descriptor.read, ours.st_size))
         self.next = successor
+        with contextlib.suppress(NotReady, OSError):
+            ours, theirs = os.fstat(self.descriptor.fd), os.fstat(successor.descriptor.fd)
+            self.lost = os.path.samestat(ours, theirs)
+            if not self.lost:
+                self.size = max(self.size, whole_lines(self.descriptor.read, ours.st_size))
+
+    def lose(self) -> None:
+        """Let go of the file, which may have been deleted long ago."""
+        if not self.lost:
+            self.lost = True
+            del self.descriptor
 
     def lines(self, start: int, most: int) -> bytes:
-        """The whole lines that begin at `start`, up to `most` bytes. Raises ValueError if none begins there."""
+        """The whole lines that begin at `start`, up to `most` bytes. Raises ValueError if none begins or ends there."""
         before = min(start, 1)
-        data = self.descriptor.read(start - before, min(start + most, self.size))
+        stop = min(start + most, self.size)
+        data = self.descriptor.read(start - before, stop)
         if before and data[:1] not in (b"", b"\n"):
             raise ValueError(f"no line begins at {start}")
-        return data[before : data.rfind(b"\n") + 1]
+        lines = data[before : data.rfind(b"\n") + 1]
+        if not lines and before + stop - start == len(data) and start < stop < self.size:
+            raise ValueError(f"no line ends in {most} bytes from {start} on")
+        return lines
 
-    def count(self) -> tuple[int, int]:
+    def count(self) -> Generator[None, None, tuple[int, int]]:
         """Its size in bytes, and how many numbers those are; reads only what came since it was last asked."""
-        with self.counting:
-            while block := self.descriptor.read(self.counted, min(self.counted + SMALL, self.size)):
-                self.numbers += block.count(b"\n")
-                self.counted += len(block)
-            return self.counted, self.numbers
+        read = self.descriptor.read  # also if it is lost meanwhile
+        while block := read(self.counted, min(self.counted + SMALL, self.size)):
+            self.numbers += block.count(b"\n")
+            self.counted += len(block)
+            yield
+        return self.counted, self.numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +128,8 @@ class DataFile:
         self.living: weakref.WeakValueDictionary[str, Generation] = weakref.WeakValueDictionary()
         self.grown = 0  # bytes that came since the first look, in all generations
         self.turns = 0  # how often a generation took another's place
+        self.rotated = ""  # the generation at FILE.1 at the last turn
+        self.waited = False  # for the first number
 
     def reopen(self) -> None:
         """Open the file anew at the next look."""
@@ -124,6 +137,13 @@ class DataFile:
 
     def look(self) -> Snapshot:
         """The file as it is now. Raises NotReady."""
+        try:
+            return self._look()
+        except NotReady:
+            self.waited = True
+            raise
+
+    def _look(self) -> Snapshot:
         try:
             there = os.stat(self.path)
             if self.descriptor and self.seen and self.snapshot and unchanged(there, self.seen):
@@ -156,30 +176,52 @@ class DataFile:
     def _advance(self, descriptor: Descriptor, name: str, size: int) -> None:
         before = self.current
         if before and before.name == name:
+            before.descriptor = descriptor
             self.grown += max(0, size - before.size)
             before.size = max(before.size, size)
             return
         self.current = self.living[name] = Generation(descriptor, name, size)
-        if before:
+        if before or self.waited:
             self.grown += size
+        rotated = self._rotated()
+        if before:
             self.turns += 1
-            before.end(self.current)
+            if rotated and rotated.name not in (before.name, self.rotated) and not same_file(rotated, before):
+                self.living[rotated.name] = rotated  # there were two rotations since the last look
+                before.end(rotated)
+                rotated.end(self.current)
+            else:
+                before.end(self.current)
+        self.rotated = rotated.name if rotated else ""
+        for ended in list(self.living.values())[: -KEPT - 1]:
+            ended.lose()  # who is still there reads too slowly
+
+    def _rotated(self) -> Generation | None:
+        """What the generator's last rotation put aside, by its name."""
+        with contextlib.suppress(OSError, NotReady):
+            descriptor = Descriptor.of(self.path.with_name(f"{self.path.name}.1"))
+            seen = os.fstat(descriptor.fd)
+            if size := whole_lines(descriptor.read, seen.st_size):
+                return Generation(descriptor, identify(descriptor, seen, size, 0), size)
+        return None
 
     def find(self, name: str) -> Generation | None:
         """A generation that can still be read: the file's, one that somebody follows, or the one rotated to FILE.1."""
         if name in self.living:
             return self.living[name]
-        try:
-            descriptor = Descriptor.of(self.path.with_name(f"{self.path.name}.1"))
-            seen = os.fstat(descriptor.fd)
-            size = whole_lines(descriptor.read, seen.st_size)
-            if identify(descriptor, seen, size, 0) != name:
-                return None
-        except (OSError, NotReady):
+        rotated = self._rotated()
+        if not rotated or rotated.name != name:
             return None
-        self.living[name] = rotated = Generation(descriptor, name, size)
         rotated.next = self.current
+        self.living[name] = rotated
         return rotated
+
+
+def same_file(one: Generation, other: Generation) -> bool:
+    try:
+        return os.path.samestat(os.fstat(one.descriptor.fd), os.fstat(other.descriptor.fd))
+    except OSError:  # as of a file that was deleted on a network file system
+        return False
 
 
 def unchanged(now: os.stat_result, before: os.stat_result) -> bool:
@@ -199,8 +241,8 @@ def whole_lines(read: Callable[[int, int], bytes], size: int) -> int:
     return end
 
 
-def tail_offset(read: Callable[[int, int], bytes], size: int, lines: int) -> int:
-    """Where the last `lines` lines of `size` bytes of whole lines begin; reads no more than those."""
+def tail_offset(read: Callable[[int, int], bytes], size: int, lines: int) -> Generator[None, None, int]:
+    """Where the last `lines` lines of `size` bytes of whole lines begin; reads no more than those, block by block."""
     if lines == 0:
         return size
     end = size - 1  # before the last line's end
@@ -215,6 +257,7 @@ def tail_offset(read: Callable[[int, int], bytes], size: int, lines: int) -> int
             return start + position + 1
         lines -= found
         end = start
+        yield
     return 0
 
 

@@ -3,10 +3,13 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from typing import TypeVar, cast
 
 from echo.datafile import Generation
 from echo.query import BadQuery
+
+T = TypeVar("T")
 
 
 class Full(Exception):
@@ -17,7 +20,8 @@ class Format:
     """The stream as text: the lines of the file and nothing else."""
 
     content_type = "text/plain; charset=utf-8"
-    most = 2**18  # bytes of the file at a time
+    most = 2**16  # bytes of the file at a time, which is what a client that stops reading costs
+    counted = True  # by clients, who know no other way to say where they are, whatever the generation
     opening = heartbeat = b""
 
     def numbers(self, name: str, offset: int, lines: bytes) -> bytes:
@@ -29,15 +33,19 @@ class Format:
         return b""
 
     def gone(self, name: str) -> bytes:
-        """The rest of generation `name` can no longer be had; the one of now follows from its beginning."""
-        return b""
+        """The rest of generation `name` can no longer be had; what follows is another from its beginning.
+
+        Raises ValueError where there is no way to say so.
+        """
+        raise ValueError(f"generation {name} is gone")
 
 
 class Events(Format):
     """The stream as server-sent events: https://html.spec.whatwg.org/multipage/server-sent-events.html"""
 
     content_type = "text/event-stream"
-    most = 2**15  # eight times as large as events
+    most = 2**12  # eight times as large as events
+    counted = False
     opening = b"retry: 1000\n\n"
     heartbeat = b":\n\n"
 
@@ -68,7 +76,7 @@ class Pieces:
 
     def get(self, generation: Generation, offset: int, format: Format) -> tuple[int, bytes]:
         """Where the lines from `offset` on end, as far as they are there, and what to send for them."""
-        key = (generation.name, offset, generation.size, format)
+        key = (generation.name, offset, min(offset + format.most, generation.size), format)
         if key not in self.pieces:
             lines = generation.lines(offset, format.most)
             while len(self.pieces) >= self.kept:
@@ -80,40 +88,46 @@ class Pieces:
 class Position:
     """A place in the stream: all that a follower costs."""
 
-    def __init__(self, generation: Generation, offset: int) -> None:
-        self.generation, self.offset = generation, offset
+    def __init__(self, generation: Generation, offset: int, format: Format) -> None:
+        self.generation, self.offset, self.format = generation, offset, format
         while self.offset > self.generation.size and self.generation.next:
             self._turn()
 
     def __str__(self) -> str:
         return f"{self.generation.name}-{self.offset}"
 
+    @property
+    def behind(self) -> bool:
+        """Whether there is more of this generation."""
+        return self.offset < self.generation.size
+
     def check(self) -> None:
         """Raises BadQuery if no line begins here; one that is yet to come may."""
-        if self.offset < self.generation.size:
+        if self.behind:
             try:
                 self.generation.lines(self.offset, 0)
             except ValueError:
                 raise BadQuery(f"offset {self.offset} is inside a line: no number begins there") from None
 
-    def take(self, format: Format, pieces: Pieces) -> bytes:
-        """What comes next, to be sent; nothing at the end of what there is. Raises ValueError inside a line."""
-        while True:
-            generation = self.generation
-            if self.offset < generation.size and not generation.overwritten:
-                self.offset, data = pieces.get(generation, self.offset, format)
+    def take(self, pieces: Pieces) -> bytes:
+        """What comes next, to be sent; nothing at the end of what there is.
+
+        Raises ValueError or OSError if the file is not what it was.
+        """
+        while self.behind or self.generation.next:
+            generation, behind = self.generation, self.behind
+            if behind and not generation.lost:
+                self.offset, data = pieces.get(generation, self.offset, self.format)
                 return data
-            if generation.next is None:
-                return b""
-            lost = self.offset < generation.size
             self._turn()
-            if said := format.gone(generation.name) if lost else format.begins(self.generation.name):
+            if said := self.format.gone(generation.name) if behind else self.format.begins(self.generation.name):
                 return said
+        return b""
 
     def _turn(self) -> None:
-        """On to the next generation. A client that counts bytes of text may be in it already."""
+        """On to the next generation, in which a client that counts bytes may be already."""
         assert self.generation.next
-        self.offset = max(0, self.offset - self.generation.size)
+        self.offset = max(0, self.offset - self.generation.size) if self.format.counted else 0
         self.generation = self.generation.next
 
 
@@ -123,6 +137,26 @@ class Follower:
     def __init__(self) -> None:
         self.wake = asyncio.Event()
         self.told = time.monotonic()  # when it was sent something
+
+
+class Turns:
+    """Much work goes a step at a time, one of all that there is between two looks at who else wants something."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+
+    async def pause(self) -> None:
+        async with self.lock:
+            await asyncio.sleep(0)
+
+    async def through(self, steps: Generator[None, None, T]) -> T:
+        """The result of the steps."""
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                return cast(T, done.value)
+            await self.pause()
 
 
 class Followers:

@@ -40,7 +40,7 @@ class Echo(Collector):
         yield CounterMetricFamily("echo_http_sent_bytes", "Bytes of bodies sent", value=figures.sent)
         yield CounterMetricFamily("echo_generations", "Changes of the generation seen", value=data.source.turns)
         yield GaugeMetricFamily("echo_followers", "Streams open", value=len(data.followers))
-        yield GaugeMetricFamily("echo_ready", "1 if there are numbers to serve", value=not state.problem)
+        yield GaugeMetricFamily("echo_data_available", "1 if there are numbers to serve", value=not state.problem)
         if not state.problem:
             yield GaugeMetricFamily("echo_data_bytes", "Size of the data", value=state.size)
             yield GaugeMetricFamily("echo_data_numbers", "Numbers in the data", value=state.numbers)

@@ -130,8 +130,18 @@ class Mirror:
         }
 
     async def run(self, look: Callable[[], bool]) -> None:
+        """Until cancelled, or something happened that should not; the thread ends with the program."""
         self.look, self.loop = look, asyncio.get_running_loop()
-        threading.Thread(target=self._run, name="mirror", daemon=True).start()
+        broken = self.loop.create_future()
+
+        def thread() -> None:
+            try:
+                self._run()
+            except BaseException as error:
+                self.loop.call_soon_threadsafe(broken.set_exception, error)
+
+        threading.Thread(target=thread, name="mirror", daemon=True).start()
+        await broken
 
     def _run(self) -> None:
         while True:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import fcntl
+import importlib
 import importlib.util
 import resource
 import signal
@@ -43,7 +44,10 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.set_write_buffer_limits(2**14)  # what a client that stops reading costs, beside a piece
         self.await_head()
+
+    running: Any = None
 
     def await_head(self) -> None:
         self.head = 0
@@ -64,8 +68,15 @@ class Protocol(HttpToolsProtocol):
         self.patience.cancel()
         super().on_headers_complete()
 
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self.running = cycle
+        super()._start_asgi_task(cycle, app)
+
     def connection_lost(self, exc: Exception | None) -> None:
         self.patience.cancel()
+        if self.running and not self.running.response_complete:
+            self.running.disconnected = True  # uvicorn tells only the last request, which may wait behind this one
+            self.running.message_event.set()
         super().connection_lost(exc)
 
 
@@ -110,19 +121,29 @@ class Server(Uvicorn):
             while busy() and time.monotonic() < deadline and not self.hurry.is_set():
                 await asyncio.sleep(0.01)
 
+        await self.hear_out()
         finish()
         first = set(lingering)
         await drain(lambda: first & state.connections)
+        await self.hear_out()
         for server in self.servers:
             server.close()
+        await self.hear_out()
         finish()
         await drain(arriving)
         if left := sum(map(unsent, lingering.values())):
             say(f"cut {left} response(s) off after {self.stop_timeout:g} s")
         for connection in list(state.connections):
             connection.transport.abort()
+        for task in list(state.tasks):
+            task.cancel()
         while state.tasks:
             await asyncio.sleep(0.01)
+
+    async def hear_out(self) -> None:
+        """Accept who has connected, and read what was asked, up to now."""
+        for _ in range(3):
+            await asyncio.sleep(0)
 
 
 def in_flight(connection: Any) -> bool:
@@ -172,8 +193,11 @@ def room_for(followers: int) -> int:
     return min(followers, room)
 
 
-async def serve(settings: Settings, listener: socket.socket) -> None:
-    """Answer on the listening socket until SIGTERM, SIGINT or SIGQUIT. Raises OSError or ValueError, in words."""
+async def serve(settings: Settings, listener: socket.socket) -> int:
+    """Answer on the listening socket until SIGTERM, SIGINT or SIGQUIT; returns the exit status.
+
+    Raises OSError or ValueError, in words, if a setting cannot be used.
+    """
     access = Access(settings)
     source, feed = open_source(settings)
     data = Data(source, room_for(settings.followers))
@@ -227,8 +251,26 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
     scheme = "https" if access.context else "http"
     say(f"serving {settings.source} on {scheme}://{f'[{host}]' if ':' in host else host}:{port}/data")
-    background = [asyncio.ensure_future(task) for task in (feed.run(data.look), data.pulse())]
+    background = [asyncio.ensure_future(task) for task in (feed.run(data.look), data.pulse(), prepare())]
+    broken = []
+
+    def ended(task: asyncio.Future[None]) -> None:
+        if not task.cancelled() and (error := task.exception()):
+            broken.append(error)
+            say(f"cannot go on: {error!r}")
+            server.stop.set()
+            data.stop()
+
+    for task in background:
+        task.add_done_callback(ended)
     await server.serve(sockets=[listener])
     for task in background:
         task.cancel()
     say(f"stopped: {server.server_state.total_requests} requests answered")
+    return 1 if broken else 0
+
+
+async def prepare() -> None:
+    """Load, once there is time for it, what is not needed to begin: it would hold up others when it is."""
+    await asyncio.sleep(1)
+    await asyncio.to_thread(importlib.import_module, "werkzeug.http")

@@ -107,9 +107,10 @@ class Spool:
                 self.turns += 1
             self.kept.append(self.current)
             while len(self.kept) > KEPT:
-                name = self.kept.popleft().name
-                if self.folder and name != writer.name:
-                    (self.folder / name).unlink(missing_ok=True)
+                oldest = self.kept.popleft()
+                oldest.lose()
+                if self.folder and oldest.name != writer.name:
+                    (self.folder / oldest.name).unlink(missing_ok=True)
         self.changed = changed
         self.snapshot = None
 

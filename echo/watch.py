@@ -57,7 +57,7 @@ class Watch:
         try:
             self.inotify = inotify = await asyncio.to_thread(INotify, nonblocking=True)
             loop.add_reader(inotify.fd, self._told)
-        except OSError:  # no more instances for this user, or none at all
+        except (OSError, AttributeError):  # no more instances for this user, or no inotify at all
             pass
         try:
             while True:
@@ -99,10 +99,11 @@ class Watch:
         """Whether inotify tells something."""
         if not self.inotify:
             return False
-        events = self.inotify.read(timeout=0)
+        # Of the folder's other files it may tell where it does not of this one.
+        events = [event for event in self.inotify.read(timeout=0) if event.name in ("", self.path.name)]
         if events:
             self.missed = 0
-        if any(event.mask & (NAMES | flags.IGNORED) for event in events):
+        if any(event.mask & (NAMES | flags.ATTRIB | flags.IGNORED) for event in events):
             self._watch()
         return bool(events)
 

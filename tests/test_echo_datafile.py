@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import settings as profiles
 from hypothesis import strategies as st
 
-from echo.datafile import LONGEST, SMALL, DataFile, NotReady, Snapshot
+from echo.datafile import LONGEST, SMALL, DataFile, Descriptor, Generation, NotReady, Snapshot
 from generator.datafile import DataFile as Writer
 from support import wait_until
 
@@ -261,6 +261,15 @@ def test_no_file_is_not_ready_until_it_has_a_number(path: Path) -> None:
 def test_a_folder_is_not_ready(path: Path) -> None:
     path.mkdir()
     assert reason(DataFile(path)) == f"{path} is not a file"
+
+
+def test_a_line_longer_than_a_piece_is_refused_not_waited_for(path: Path) -> None:
+    path.write_bytes(b"1\n" + b"7" * 1000 + b"\n2\n")
+    generation = Generation(Descriptor.of(path), "", path.stat().st_size)
+    assert generation.lines(0, 100) == b"1\n"
+    with pytest.raises(ValueError, match="no line ends in 100 bytes from 2 on"):
+        generation.lines(2, 100)
+    assert generation.lines(1003, 100) == b"2\n"
 
 
 def test_a_fifo_is_not_ready_and_is_not_waited_for(path: Path) -> None:

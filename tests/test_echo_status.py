@@ -57,6 +57,7 @@ def test_status_has_all_documented_fields(echo: Echo, data: Path) -> None:
         "size": 9,
         "numbers": 3,
         "followers": 0,
+        "mirror": None,
         "problem": None,
     }
 
@@ -67,7 +68,7 @@ def test_status_before_the_first_number_says_why_there_is_none(data: Path) -> No
         assert status["problem"] == f"{data} is not there yet"
         assert {status[name] for name in ("generation", "size", "numbers", "age", "rate")} == {None}
         families = {family.name for family in parse(echo.get("/metrics").text)}
-        assert "echo_ready" in families and "echo_data_bytes" not in families
+        assert "echo_data_available" in families and "echo_data_bytes" not in families
 
 
 def test_numbers_are_those_of_the_generation(echo: Echo, data: Path) -> None:
@@ -112,6 +113,13 @@ def test_rate_is_numbers_per_second_over_what_was_seen(echo: Echo, data: Path) -
         return value
 
     wait_until(rate)
+
+
+def test_rate_counts_a_file_that_came_after_echo(data: Path) -> None:
+    with serving(data, "--stale", "0") as echo:
+        assert echo.get("/status").json()["problem"]
+        data.write_bytes(b"1\n" * 1000)
+        wait_until(lambda: (echo.get("/status").json()["rate"] or 0) > 10)
 
 
 # Metrics

@@ -1,7 +1,9 @@
 """`/data?follow` over real connections: nothing missing, nothing twice, whatever happens to client, echo and file."""
 
+import asyncio
 import contextlib
 import http.client
+import itertools
 import os
 import random
 import re
@@ -10,14 +12,16 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 import requests
 
-from echo.datafile import SMALL
-from support import free_port, need, running, wait_until
+from echo.datafile import SMALL, DataFile
+from echo.follow import Turns
+from echo.watch import Watch
+from support import ROOT, free_port, need, running, wait_until
 from test_echo import Echo, append, numbers, replace, serving
 
 EVENTS = {"Accept": "text/event-stream"}
@@ -245,6 +249,40 @@ def test_followers_leave_descriptors_for_plain_requests(data: Path) -> None:
         assert echo.get().content == b"1\n"
 
 
+def test_a_request_behind_a_stream_does_not_keep_its_place(data: Path) -> None:
+    data.write_bytes(b"1\n")
+    with serving(data, "--followers", "1", "--stale", "0") as echo:
+        for _ in range(3):
+            with echo.connect() as client:
+                client.sendall(b"GET /data?follow HTTP/1.1\r\nHost: x\r\n\r\nGET /data HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
+            followers(echo, 0)
+
+
+def test_work_in_steps_goes_a_step_at_a_time() -> None:
+    """However much of it there is, others come in between."""
+    done = 0
+
+    def steps() -> Generator[None, None, int]:
+        nonlocal done
+        for _ in range(50):
+            done += 1
+            yield
+        return 50
+
+    async def together() -> tuple[list[int], list[int]]:
+        turns, seen = Turns(), []
+        work = asyncio.gather(*(turns.through(steps()) for _ in range(20)))
+        while not work.done():
+            seen.append(done)
+            await asyncio.sleep(0)
+        return await work, seen
+
+    results, seen = asyncio.run(together())
+    assert results == [50] * 20
+    assert max(after - before for before, after in itertools.pairwise(seen[3:])) <= 2  # after the first of each
+
+
 # Resuming
 
 
@@ -357,11 +395,60 @@ def test_what_a_truncation_took_from_a_follower_is_said(data: Path) -> None:
         rewrite(data, b"7\n")
         wait_until(lambda: status(echo)["size"] == 2)
         received = b""
-        while b"data: 7\n" not in received[-100:]:
-            received += client.recv(2**20)
+        while b"data: 7\n" not in received[-100:] and (piece := client.recv(2**20)):
+            received += piece
         assert f"event: gone\ndata: {generation}\n".encode() in received
         events = re.findall(rb"id: \w+-(\d+)\ndata: (\d+)\n", received)
         assert all(int(data) == (int(offset) // 6 - 1) % 100_000 for offset, data in events[:-1])
+
+
+def test_what_a_truncation_took_from_a_client_of_text_ends_its_stream(data: Path) -> None:
+    """Not cleanly, for text has no way to say it; asking again is 410."""
+    data.write_bytes(numbers(2_000_000))
+    with serving(data, "--stale", "0") as echo, echo.connect() as client:
+        client.sendall(b"GET /data?follow HTTP/1.1\r\nHost: x\r\n\r\n")
+        position = f"{status(echo)['generation']}-6"
+        followers(echo, 1)
+        rewrite(data, b"7\n")
+        wait_until(lambda: status(echo)["size"] == 2)
+        with pytest.raises(http.client.IncompleteRead):
+            read_chunked(client)
+        echo.program.said("is gone; closing a stream")
+        assert echo.get(f"/data?follow&last-event-id={position}").status_code == 410
+
+
+def test_two_rotations_between_two_looks_lose_nothing(echo: Echo, data: Path) -> None:
+    with Stream(echo.url) as text, Stream(echo.url, "", EVENTS) as events:
+        text.has(b"10\n20\n30\n")
+        echo.program.signal(signal.SIGSTOP)
+        append(data, b"40\n")
+        rotate(data, b"50\n60\n")
+        rotate(data, b"70\n")
+        echo.program.signal(signal.SIGCONT)
+        text.has(b"10\n20\n30\n40\n50\n60\n70\n")
+        wait_until(lambda: events.numbers() == ["10", "20", "30", "40", "50", "60", "70"])
+        assert [kind for kind, _, _ in events.events()].count("generation") == 2
+
+
+def test_an_event_id_never_counts_into_the_next_generation(echo: Echo, data: Path) -> None:
+    """It is of a replica that was ahead of this one."""
+    ahead = echo.get().headers["etag"].strip('"').replace("-9", "-15")
+    with Stream(echo.url, f"&last-event-id={ahead}", EVENTS) as stream:
+        followers(echo, 1)
+        replace(data, b"1\n2\n3\n4\n")
+        wait_until(lambda: stream.numbers() == ["1", "2", "3", "4"])
+
+
+def test_a_slow_reader_does_not_hold_generation_after_generation(data: Path) -> None:
+    data.write_bytes(numbers(1_000_000))
+    with serving(data, "--stale", "0") as echo, echo.connect() as client:
+        client.sendall(b"GET /data?follow HTTP/1.1\r\nHost: x\r\n\r\n")
+        followers(echo, 1)
+        before = len(os.listdir(f"/proc/{echo.program.pid}/fd"))
+        for turn in range(40):
+            replace(data, b"%d\n" % turn)
+            wait_until(lambda: echo.get().content == b"%d\n" % turn)  # noqa: B023
+        assert len(os.listdir(f"/proc/{echo.program.pid}/fd")) < before + 20
 
 
 def test_the_removal_of_the_file_is_waited_out(echo: Echo, data: Path) -> None:
@@ -374,6 +461,38 @@ def test_the_removal_of_the_file_is_waited_out(echo: Echo, data: Path) -> None:
 
 
 # How it is watched
+
+
+def test_other_files_of_the_folder_tell_nothing_of_this_one(data: Path) -> None:
+    data.write_bytes(b"1\n")
+
+    async def told(change: Callable[[], object]) -> bool:
+        watch = Watch(DataFile(data))
+        watch.look = lambda: False
+        running = asyncio.ensure_future(watch.run(lambda: False))
+        while not (watch.inotify and watch.file > 0):
+            await asyncio.sleep(0.001)
+        asyncio.get_running_loop().remove_reader(watch.inotify.fd)
+        change()
+        heard = watch._read()
+        running.cancel()
+        return heard
+
+    assert not asyncio.run(told(data.with_name("other").touch))
+    assert asyncio.run(told(lambda: append(data, b"2\n")))
+    assert asyncio.run(told(lambda: replace(data, b"3\n")))
+
+
+def test_if_watching_breaks_echo_ends_and_says_why(data: Path, tmp_path: Path) -> None:
+    """Its supervisor is to start it anew: it would serve on, but tell nobody of what comes."""
+    data.write_bytes(b"1\n")
+    broken = "def INotify(**_):\n    raise RuntimeError('broken')\n\n\nclass flags:\n"
+    broken += "".join(f"    {name} = 0\n" for name in ("MODIFY", "ATTRIB", "MOVE_SELF", "DELETE_SELF", "CREATE"))
+    (tmp_path / "inotify_simple.py").write_text(broken + "    MOVED_TO = IGNORED = 0\n")
+    command = [sys.executable, "-m", "echo", "--source", str(data), "--listen", "127.0.0.1:0"]
+    with running(command, {"PYTHONPATH": f"{tmp_path}:{ROOT}"}) as program:
+        assert program.ended() == 1
+        assert "cannot go on: RuntimeError('broken')" in program.output
 
 
 def test_inotify_is_used_where_it_works(echo: Echo, data: Path) -> None:
@@ -578,7 +697,7 @@ def test_readers_that_stop_reading_are_dropped_and_never_grow_memory(data: Path)
             sent += b"99999\n"
             reader.has(sent)
             peak = max(peak, rss(echo))
-        assert 0 < peak - before < 200 * 2**19 + 16 * SMALL
+        assert peak - before < 200 * 2**17 + 8 * SMALL
 
 
 # The end of a large file
@@ -617,6 +736,16 @@ def test_the_end_of_a_gigabyte_is_served_without_reading_the_rest(large: Path) -
         assert status(echo)["numbers"] == 166_667_001
         os.truncate(large, large.stat().st_size - 2)
         assert read_bytes(echo) - before < 300_000
+
+
+def test_a_stop_does_not_wait_for_long_searches(large: Path) -> None:
+    """Of twelve who want nearly all of it, as its tail; and small requests go in between."""
+    with serving(large, "--stale", "0", "--stop-timeout", "1") as echo, contextlib.ExitStack() as clients:
+        for _ in range(12):
+            client = clients.enter_context(echo.connect())
+            client.sendall(b"GET /data?tail=166000000 HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert echo.get("/data?tail=1").status_code == 200
+        assert echo.stop() < 4
 
 
 # At the stop
