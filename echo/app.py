@@ -70,6 +70,8 @@ class App:
             await exchange.text(503, str(error), [("retry-after", "1")])
         except BadQuery as error:
             await exchange.text(400, str(error))
+        except asyncio.CancelledError:  # at the end of the stop, when the client was cut off already
+            return
         except Exception as error:
             say(f"{exchange.client} {exchange.method} {exchange.path!a}: {error!r}")
             if not exchange.status:

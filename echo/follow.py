@@ -140,13 +140,13 @@ class Follower:
 
 
 class Turns:
-    """Much work goes a step at a time, one of all that there is between two looks at who else wants something."""
+    """Much work goes a step at a time, and a few of all the steps between two looks at who else wants something."""
 
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
+    def __init__(self, together: int = 8) -> None:
+        self.places = asyncio.Semaphore(together)
 
     async def pause(self) -> None:
-        async with self.lock:
+        async with self.places:
             await asyncio.sleep(0)
 
     async def through(self, steps: Generator[None, None, T]) -> T:

@@ -104,38 +104,42 @@ class Server(Uvicorn):
         deadline = time.monotonic() + self.stop_timeout
         lingering: dict[Any, socket.socket] = {}  # connections whose responses are on the way
 
-        def finish() -> None:
-            for connection in list(state.connections):
+        def keep() -> None:
+            for connection in state.connections:
                 if connection not in lingering and in_flight(connection):
                     with contextlib.suppress(OSError):  # no descriptor left for it
                         lingering[connection] = duplicate(connection)
-                connection.shutdown()
 
-        def arriving() -> bool:
-            if not state.connections:
-                for connection in [connection for connection in lingering if closed_by_client(lingering[connection])]:
-                    del lingering[connection]
-            return bool(state.connections or state.tasks or lingering)
+        def shut() -> None:
+            for connection in list(state.connections):
+                connection.shutdown()
 
         async def drain(busy: Callable[[], object]) -> None:
             while busy() and time.monotonic() < deadline and not self.hurry.is_set():
                 await asyncio.sleep(0.01)
+                keep()
+                for connection in lingering.keys() - state.connections:
+                    if closed_by_client(lingering[connection]):
+                        del lingering[connection]
 
-        await self.hear_out()
-        finish()
+        keep()
         first = set(lingering)
-        await drain(lambda: first & state.connections)
         await self.hear_out()
+        keep()
+        shut()
+        await drain(lambda: first & state.connections)
         for server in self.servers:
             server.close()
         await self.hear_out()
-        finish()
-        await drain(arriving)
+        keep()
+        shut()
+        await drain(lambda: state.connections or state.tasks or lingering)
         if left := sum(map(unsent, lingering.values())):
             say(f"cut {left} response(s) off after {self.stop_timeout:g} s")
         for connection in list(state.connections):
             connection.transport.abort()
-        for task in list(state.tasks):
+        await self.hear_out()
+        for task in list(state.tasks):  # who waits for a client has ended by now, but not who searches
             task.cancel()
         while state.tasks:
             await asyncio.sleep(0.01)

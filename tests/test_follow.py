@@ -271,7 +271,7 @@ def test_work_in_steps_goes_a_step_at_a_time() -> None:
         return 50
 
     async def together() -> tuple[list[int], list[int]]:
-        turns, seen = Turns(), []
+        turns, seen = Turns(2), []
         work = asyncio.gather(*(turns.through(steps()) for _ in range(20)))
         while not work.done():
             seen.append(done)
@@ -280,7 +280,7 @@ def test_work_in_steps_goes_a_step_at_a_time() -> None:
 
     results, seen = asyncio.run(together())
     assert results == [50] * 20
-    assert max(after - before for before, after in itertools.pairwise(seen[3:])) <= 2  # after the first of each
+    assert max(after - before for before, after in itertools.pairwise(seen[3:])) <= 4  # after the first of each
 
 
 # Resuming

@@ -166,6 +166,7 @@ def test_the_next_generation_is_begun_when_the_source_has_one(
     """And what the last one got in its last moment is not lost."""
     with mirroring(f"{source.url}/data") as mirror:
         same(mirror, source)
+        wait_until(lambda: source.get("/status").json()["followers"] == 1)
         with Stream(mirror.url) as stream:
             append(data, b"40\n")
             turn(data, b"50\n60\n")
