@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cluster
 import engine
 from support import ROOT, free_port, running
 
@@ -39,7 +40,25 @@ def container(folder: Path) -> Iterator[str]:
         assert app.ended() == 0, app.logs()
 
 
+def kubernetes(name: str, target: str) -> Callable[[Path], contextlib.AbstractContextManager[str]]:
+    """k8s/NAME.yaml, reached at `target`."""
+
+    @contextlib.contextmanager
+    def launch(folder: Path) -> Iterator[str]:
+        with (
+            cluster.deployed(name, {"GENERATOR_INTERVAL": "0.1"}) as space,
+            space.forward(target) as url,
+        ):
+            yield url
+
+    return launch
+
+
 COUPLINGS: dict[str, Callable[[Path], contextlib.AbstractContextManager[str]]] = {
     "process": process,
     "container": container,
+    "pod": kubernetes("pod", "pod/appcoup"),
+    "volume": kubernetes("volume", "service/echo"),
 }
+# What a coupling needs: the marks of pyproject.toml.
+NEEDS = {"container": "docker", "pod": "kubernetes", "volume": "kubernetes"}
