@@ -178,6 +178,14 @@ class Namespace:
             yield program
 
     @contextlib.contextmanager
+    def watch(self, kind: str, name: str) -> Iterator[Program]:
+        """Its states as they come, a line of JSON each."""
+        arguments = ("--namespace", self.name, "get", kind, name, "--watch", "--output=jsonpath={@}{'\\n'}")
+        with running(command(*arguments)) as program:
+            program.said("^{")
+            yield program
+
+    @contextlib.contextmanager
     def forward(self, target: str, port: str = "8000") -> Iterator[str]:
         """The address by which a pod's or a service's port is reached from here."""
         forward = Forward(self, target, port)
