@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import re
 import secrets
 import subprocess
 import threading
@@ -25,6 +26,8 @@ RESTRICTED: Object = {
     "capabilities": {"drop": ["ALL"]},
 }
 
+KUBECTL = (1, 32)  # the port-forward of older ones stands still once a client has left a stream
+
 context = ""  # which cluster; empty: kubectl's current context
 
 
@@ -43,6 +46,9 @@ def kubectl(*args: str, stdin: str = "", within: float = 60) -> str:
 def problem() -> str:
     """Why nothing can be deployed here, or an empty string."""
     try:
+        version = json.loads(kubectl("version", "--client", "--output=json"))["clientVersion"]["gitVersion"]
+        if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < KUBECTL:
+            return f"kubectl {version} is too old: 1.32 or newer is needed"
         kubectl("version", "--request-timeout=5s", within=20)
         kubectl("auth", "can-i", "create", "namespaces", within=20)
     except FileNotFoundError:
