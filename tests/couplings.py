@@ -58,7 +58,8 @@ COUPLINGS: dict[str, Callable[[Path], contextlib.AbstractContextManager[str]]] =
     "process": process,
     "container": container,
     "pod": kubernetes("pod", "pod/appcoup"),
+    "services": kubernetes("services", "service/echo"),
     "volume": kubernetes("volume", "service/echo"),
 }
 # What a coupling needs: the marks of pyproject.toml.
-NEEDS = {"container": "docker", "pod": "kubernetes", "volume": "kubernetes"}
+NEEDS = {"container": "docker", "pod": "kubernetes", "services": "kubernetes", "volume": "kubernetes"}

@@ -174,7 +174,7 @@ def test_status_is_what_data_is(url: str) -> None:
     assert before.content.count(b"\n") <= status["numbers"] <= after.content.count(b"\n")
     assert 0 <= status["age"] < 10
     assert status["problem"] is None
-    assert status["watching"] in ("inotify", "polling")
+    assert status["watching"] in ("inotify", "polling", "mirroring")
 
 
 def test_metrics_are_read_by_prometheus_own_parser(url: str) -> None:
