@@ -29,33 +29,47 @@ RESTRICTED: Object = {
 KUBECTL = (1, 32)  # the port-forward of older ones stands still once a client has left a stream
 
 context = ""  # which cluster; empty: kubectl's current context
+second = ""  # another one, for a federation
+gate = ""  # the first one's address as the second one sees it; empty: that of a node
 
 
-def command(*args: str) -> list[str]:
-    return ["kubectl", *(["--context", context] if context else []), *args]
+def command(*args: str, on: str = "") -> list[str]:
+    """Of kubectl, on this context; without, on the one chosen."""
+    return ["kubectl", *([f"--context={on or context}"] if on or context else []), *args]
 
 
-def kubectl(*args: str, stdin: str = "", within: float = 60) -> str:
+def kubectl(*args: str, on: str = "", stdin: str = "", within: float = 60) -> str:
     """Run a kubectl command; returns its stdout, and raises AssertionError with its stderr if it fails."""
-    done = subprocess.run(command(*args), input=stdin, capture_output=True, text=True, timeout=within)
+    done = subprocess.run(command(*args, on=on), input=stdin, capture_output=True, text=True, timeout=within)
     assert done.returncode == 0, f"kubectl {' '.join(args)}: {done.stderr}"
     return done.stdout.strip()
 
 
 @functools.cache
-def problem() -> str:
-    """Why nothing can be deployed here, or an empty string."""
+def problem(on: str = "") -> str:
+    """Why nothing can be deployed there, or an empty string."""
     try:
         version = json.loads(kubectl("version", "--client", "--output=json"))["clientVersion"]["gitVersion"]
         if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < KUBECTL:
             return f"kubectl {version} is too old: 1.32 or newer is needed"
-        kubectl("version", "--request-timeout=5s", within=20)
-        kubectl("auth", "can-i", "create", "namespaces", within=20)
+        kubectl("version", "--request-timeout=5s", on=on, within=20)
+        kubectl("auth", "can-i", "create", "namespaces", on=on, within=20)
     except FileNotFoundError:
         return "kubectl is not installed"
     except (AssertionError, subprocess.TimeoutExpired) as error:
         return f"no Kubernetes cluster to use: {str(error).strip().splitlines()[-1]}"
     return ""
+
+
+def federation_problem() -> str:
+    """Why nothing can be deployed in two clusters, or an empty string."""
+    return problem() or (problem(second) if second else "no second cluster: --second-context says which")
+
+
+def address() -> str:
+    """Of the first cluster's node ports, as the second one sees it."""
+    nodes = json.loads(kubectl("get", "nodes", "--output=json"))["items"]
+    return gate or next(each["address"] for each in nodes[0]["status"]["addresses"] if each["type"] == "InternalIP")
 
 
 def manifest(name: str) -> list[Object]:
@@ -88,9 +102,7 @@ class Forward:
 
     def __init__(self, space: "Namespace", target: str, port: str) -> None:
         self.local = free_port()
-        self.command = command(
-            *("--namespace", space.name, "port-forward", "--address", "127.0.0.1", target, f"{self.local}:{port}")
-        )
+        self.command = space.command("port-forward", "--address=127.0.0.1", target, f"{self.local}:{port}")
         self.closing = threading.Event()
         self.ready = threading.Event()
         self.last = ""
@@ -126,11 +138,15 @@ class Forward:
 class Namespace:
     """A namespace of its own, and what tests ask of it."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, on: str) -> None:
         self.name = name
+        self.on = on
+
+    def command(self, *args: str) -> list[str]:
+        return command(f"--namespace={self.name}", *args, on=self.on)
 
     def kubectl(self, *args: str, stdin: str = "", within: float = 60) -> str:
-        return kubectl("--namespace", self.name, *args, stdin=stdin, within=within)
+        return kubectl(f"--namespace={self.name}", *args, on=self.on, stdin=stdin, within=within)
 
     def apply(self, *things: Object) -> None:
         """Apply, and wait until all pods that are asked for are ready."""
@@ -138,6 +154,9 @@ class Namespace:
         for thing in things:
             if pod_spec(thing):
                 self.ready(f"{thing['kind'].lower()}/{thing['metadata']['name']}")
+
+    def secret(self, name: str, **content: str) -> None:
+        self.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": content})
 
     def ready(self, target: str) -> None:
         wait = ("rollout", "status") if target.startswith("deployment/") else ("wait", "--for=condition=Ready")
@@ -179,15 +198,13 @@ class Namespace:
     @contextlib.contextmanager
     def log(self, pod: str, container: str) -> Iterator[Program]:
         """Its log, followed."""
-        arguments = ("--namespace", self.name, "logs", "--follow", f"--container={container}", pod)
-        with running(command(*arguments)) as program:
+        with running(self.command("logs", "--follow", f"--container={container}", pod)) as program:
             yield program
 
     @contextlib.contextmanager
     def watch(self, kind: str, name: str) -> Iterator[Program]:
         """Its states as they come, a line of JSON each."""
-        arguments = ("--namespace", self.name, "get", kind, name, "--watch", "--output=jsonpath={@}{'\\n'}")
-        with running(command(*arguments)) as program:
+        with running(self.command("get", kind, name, "--watch", "--output=jsonpath={@}{'\\n'}")) as program:
             program.said("^{")
             yield program
 
@@ -203,17 +220,17 @@ class Namespace:
 
 
 @contextlib.contextmanager
-def namespace() -> Iterator[Namespace]:
+def namespace(on: str = "") -> Iterator[Namespace]:
     """A fresh namespace; deleted at the end with all it holds, whatever happened."""
     name = f"appcoup-test-{secrets.token_hex(4)}"
-    kubectl("create", "namespace", name)
+    kubectl("create", "namespace", name, on=on)
     try:
-        space = Namespace(name)
+        space = Namespace(name, on)
         # Pods cannot be made before: the controller gives each namespace its own.
         wait_until(lambda: space.kubectl("get", "serviceaccount", "default"), every=POLL)
         yield space
     finally:
-        kubectl("delete", "namespace", name, "--wait=false")
+        kubectl("delete", "namespace", name, "--wait=false", on=on)
 
 
 @contextlib.contextmanager

@@ -16,10 +16,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--url", metavar="URL", help="only the contract, of an application that runs there")
     parser.addoption("--context", default="", help="the Kubernetes cluster, by kubectl's name [the current one]")
+    parser.addoption("--second-context", default="", help="another one, for a federation")
+    parser.addoption("--gate", metavar="HOST", default="", help="the first as the second one reaches it [its node]")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     cluster.context = config.getoption("--context")
+    cluster.second = config.getoption("--second-context")
+    cluster.gate = config.getoption("--gate")
 
 
 def coupling(item: pytest.Item) -> str:
@@ -34,7 +38,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if coupling(item) in wanted]
     ci = bool(os.environ.get("CI"))
     skip_where_missing(items, "docker", engine.problem, must=ci)
-    skip_where_missing(items, "kubernetes", cluster.problem, must=ci and bool(os.environ.get("KUBECONFIG")))
+    given = ci and bool(os.environ.get("KUBECONFIG"))
+    skip_where_missing(items, "kubernetes", cluster.problem, must=given)
+    skip_where_missing(items, "federation", cluster.federation_problem, must=given and bool(cluster.second))
 
 
 def skip_where_missing(items: list[pytest.Item], mark: str, problem: Callable[[], str], must: bool) -> None:
