@@ -3,20 +3,21 @@
 import contextlib
 import json
 import signal
+import time
 from collections.abc import Iterator
-from datetime import datetime
 
 import pytest
 import requests
 
 import cluster
-from cluster import POLL, Object, Signals, client, deployed
+from cluster import POLL, Signals, client, deployed
 from generator.rounds import Numbers
 from generator.settings import parse
 from support import wait_until
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(300)]
 pod_coupling = pytest.mark.coupling("pod")
+services_coupling = pytest.mark.coupling("services")
 volume_coupling = pytest.mark.coupling("volume")
 
 FAST = {"GENERATOR_INTERVAL": "0.1"}
@@ -134,44 +135,40 @@ def test_a_second_generator_says_that_the_file_has_a_writer_and_nothing_is_inter
 
 WORDS = {  # when it works, and its last ones
     "generator": (r"^writing numbers", r"^stopped by SIGTERM: \d+ numbers written"),
+    "adapter": (r"^serving ", r"^stopped: \d+ requests answered"),
     "echo": (r"^serving ", r"^stopped: \d+ requests answered"),
 }
-
-
-def seconds(stamp: str) -> float:
-    return datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp()
 
 
 @pytest.mark.parametrize(
     "coupling, name",
     [
         pytest.param("pod", "appcoup", marks=pod_coupling),
+        pytest.param("services", "generator", marks=services_coupling),
+        pytest.param("services", "echo", marks=services_coupling),
         pytest.param("volume", "generator", marks=volume_coupling),
         pytest.param("volume", "echo", marks=volume_coupling),
     ],
 )
 def test_a_deleted_pod_stops_cleanly_well_inside_its_grace_period(coupling: str, name: str) -> None:
-    """Every program in it says its last words and ends with status 0, in less than half of the time."""
+    """Every program in it says its last words and ends with status 0, in less than three quarters of the time."""
     with deployed(coupling, FAST) as space, contextlib.ExitStack() as stack:
-        pod = space.pod(name)
+        pod = space.pods(name)[0]
         id, containers = pod["metadata"]["name"], [each["name"] for each in pod["spec"]["containers"]]
         states = stack.enter_context(space.watch("pod", id))
         logs = {each: stack.enter_context(space.log(id, each)) for each in containers}
         for container, log in logs.items():
             log.said(WORDS[container][0])
 
+        begun = time.monotonic()
         space.kubectl("delete", "pod", id, "--wait=false")
         for container, log in logs.items():
             log.said(WORDS[container][1])
-
-        def ended() -> Object:
-            last: Object = json.loads(states.lines[-1])
-            assert all("terminated" in each["state"] for each in last["status"]["containerStatuses"])
-            return last
-
-        last = wait_until(ended, every=POLL)
-        killed_at = seconds(last["metadata"]["deletionTimestamp"])
-        for status in last["status"]["containerStatuses"]:
-            assert status["state"]["terminated"]["exitCode"] == 0
-            left = killed_at - seconds(status["state"]["terminated"]["finishedAt"])
-            assert left > pod["spec"]["terminationGracePeriodSeconds"] / 2
+        took = time.monotonic() - begun
+        for log in logs.values():
+            assert log.ended() == 0  # with its container
+        assert took < pod["spec"]["terminationGracePeriodSeconds"] * 3 / 4
+        assert time.monotonic() - begun < pod["spec"]["terminationGracePeriodSeconds"]
+        # Before 1.27 the end of a deleted pod's containers is not always told.
+        told = [each for line in states.lines for each in json.loads(line)["status"]["containerStatuses"]]
+        assert {each["state"]["terminated"]["exitCode"] for each in told if "terminated" in each["state"]} <= {0}
