@@ -46,6 +46,7 @@ def test_a_change_to_one_program_changes_no_byte_of_the_others_image(tmp_path: P
         file.write("# changed\n")
     before = {program: layers(engine.part(program)) for program in PROGRAMS}
     after = {program: layers(engine.part(program, copy)) for program in PROGRAMS}
+    docker("image", "rm", *(engine.part(program, copy) for program in PROGRAMS))
     assert after[same] == before[same]
     assert [old == new for old, new in zip(before[changed], after[changed], strict=True)].count(False) == 2
 
