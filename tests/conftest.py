@@ -1,19 +1,54 @@
 """Which tests can run here, and the fixtures that many files use."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+import cluster
 import engine
+from couplings import COUPLINGS
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Container tests are skipped with the reason where no Docker engine answers; in CI they fail there."""
-    marked = [item for item in items if item.get_closest_marker("docker")]
-    if marked and (problem := engine.problem()) and not os.environ.get("CI"):
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--coupling", action="append", choices=sorted(COUPLINGS), help="only the tests of this one; may be repeated"
+    )
+    parser.addoption("--url", metavar="URL", help="only the contract, of an application that runs there")
+    parser.addoption("--context", default="", help="the Kubernetes cluster, by kubectl's name [the current one]")
+    parser.addoption("--second-context", default="", help="another one, for a federation")
+    parser.addoption("--gate", metavar="HOST", default="", help="the first as the second one reaches it [its node]")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    cluster.context = config.getoption("--context")
+    cluster.second = config.getoption("--second-context")
+    cluster.gate = config.getoption("--gate")
+
+
+def coupling(item: pytest.Item) -> str:
+    mark = item.get_closest_marker("coupling")
+    return str(mark.args[0]) if mark else ""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wanted = {*(config.getoption("--coupling") or []), *(["url"] if config.getoption("--url") else [])}
+    if wanted:
+        config.hook.pytest_deselected(items=[item for item in items if coupling(item) not in wanted])
+        items[:] = [item for item in items if coupling(item) in wanted]
+    ci = bool(os.environ.get("CI"))
+    skip_where_missing(items, "docker", engine.problem, must=ci)
+    given = ci and bool(os.environ.get("KUBECONFIG"))
+    skip_where_missing(items, "kubernetes", cluster.problem, must=given)
+    skip_where_missing(items, "federation", cluster.federation_problem, must=given and bool(cluster.second))
+
+
+def skip_where_missing(items: list[pytest.Item], mark: str, problem: Callable[[], str], must: bool) -> None:
+    """Tests of what does not answer are skipped with the reason; where it must answer, they fail."""
+    marked = [item for item in items if item.get_closest_marker(mark)]
+    if marked and not must and (reason := problem()):
         for item in marked:
-            item.add_marker(pytest.mark.skip(reason=problem))
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(params=[(), engine.HARDENED], ids=["plain", "hardened"])

@@ -2,10 +2,14 @@
 
 import contextlib
 import os
+import re
+import secrets
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cluster
 import engine
 from support import ROOT, free_port, running
 
@@ -39,7 +43,79 @@ def container(folder: Path) -> Iterator[str]:
         assert app.ended() == 0, app.logs()
 
 
+def kubernetes(name: str, target: str) -> Callable[[Path], contextlib.AbstractContextManager[str]]:
+    """k8s/NAME.yaml, reached at `target`."""
+
+    @contextlib.contextmanager
+    def launch(folder: Path) -> Iterator[str]:
+        with (
+            cluster.deployed(name, {"GENERATOR_INTERVAL": "0.1"}) as space,
+            space.forward(target) as url,
+        ):
+            yield url
+
+    return launch
+
+
+@contextlib.contextmanager
+def federation(folder: Path) -> Iterator[str]:
+    """k8s/services.yaml and k8s/gate.yaml in one cluster, k8s/federation.yaml in another."""
+    token, host = secrets.token_hex(16), cluster.address()
+    certificate, key = self_signed(folder, host)
+    with (
+        cluster.deployed("services", {"GENERATOR_INTERVAL": "0.1"}) as first,
+        cluster.namespace(cluster.second) as second,
+    ):
+        first.secret("gate", **{"token": token, "tls.crt": certificate, "tls.key": key})
+        first.apply(*without_node_port(cluster.manifest("gate")))
+        port = first.get("service/gate")["spec"]["ports"][0]["nodePort"]
+        second.secret("upstream", **{"token": token, "ca.crt": certificate})
+        second.kubectl("create", "configmap", "upstream", f"--from-literal=source=https://{host}:{port}/data")
+        second.apply(*cluster.manifest("federation"))
+        with second.forward("service/echo") as url:
+            yield url
+
+
+def self_signed(folder: Path, host: str) -> tuple[str, str]:
+    """A certificate for this host, and its key."""
+    kind = "IP" if re.fullmatch(r"[0-9.]+|.*:.*", host) else "DNS"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += [
+        "-subj",
+        "/CN=gate",
+        "-addext",
+        f"subjectAltName={kind}:{host}",
+        "-keyout",
+        "key",
+        "-out",
+        "certificate",
+    ]
+    subprocess.run(command, check=True, capture_output=True, cwd=folder)
+    return (folder / "certificate").read_text(), (folder / "key").read_text()
+
+
+def without_node_port(things: list[cluster.Object]) -> list[cluster.Object]:
+    """The cluster chooses one, for a cluster has each only once."""
+    for thing in things:
+        if thing["kind"] == "Service":
+            for port in thing["spec"]["ports"]:
+                port.pop("nodePort", None)
+    return things
+
+
 COUPLINGS: dict[str, Callable[[Path], contextlib.AbstractContextManager[str]]] = {
     "process": process,
     "container": container,
+    "pod": kubernetes("pod", "pod/appcoup"),
+    "services": kubernetes("services", "service/echo"),
+    "volume": kubernetes("volume", "service/echo"),
+    "federation": federation,
+}
+# What a coupling needs: the marks of pyproject.toml.
+NEEDS = {
+    "container": "docker",
+    "pod": "kubernetes",
+    "services": "kubernetes",
+    "volume": "kubernetes",
+    "federation": "federation",
 }

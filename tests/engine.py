@@ -36,15 +36,32 @@ def problem() -> str:
 
 
 @functools.cache
-def image() -> str:
-    """Build the image as a user does; returns its name."""
-    environment = {**os.environ, "DOCKER": DOCKER, "DOCKER_BUILDKIT": "1"}
-    base = subprocess.run([ROOT / "tests" / "base"], capture_output=True, text=True, env=environment)
-    assert base.returncode == 0, base.stderr
-    command = [DOCKER, "build", "--quiet", "--tag", "appcoup", "--build-arg", f"BASE={base.stdout.strip()}", str(ROOT)]
-    built = subprocess.run(command, capture_output=True, text=True, env=environment)
+def base() -> str:
+    """The name of the image to build on."""
+    environment = {**os.environ, "DOCKER": DOCKER}
+    done = subprocess.run([ROOT / "tests" / "base"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def build(name: str, folder: Path) -> str:
+    """Build a folder's image as a user does; returns its name."""
+    command = [DOCKER, "build", "--quiet", "--tag", name, "--build-arg", f"BASE={base()}", str(folder)]
+    built = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "DOCKER_BUILDKIT": "1"})
     assert built.returncode == 0, built.stderr
-    return "appcoup"
+    return name
+
+
+@functools.cache
+def image() -> str:
+    """The single image."""
+    return build("appcoup", ROOT)
+
+
+@functools.cache
+def part(program: str, root: Path = ROOT) -> str:
+    """The image of one program alone."""
+    return build(f"appcoup-{program}:{'1' if root == ROOT else 'changed'}", root / program)
 
 
 class Container:
@@ -129,9 +146,9 @@ def unix_time(stamp: str) -> float:
 
 
 @contextlib.contextmanager
-def container(*options: str, command: Sequence[str] = ()) -> Iterator[Container]:
-    """`docker run -d` of the image; removed at the end with its volumes, whatever happened."""
-    id = docker("run", "--detach", "--publish", "127.0.0.1::8000", *options, image(), *command)
+def container(*options: str, command: Sequence[str] = (), of: str = "") -> Iterator[Container]:
+    """`docker run -d` of the image, the single one or this; removed at the end with its volumes, whatever happened."""
+    id = docker("run", "--detach", "--publish", "127.0.0.1::8000", *options, of or image(), *command)
     try:
         yield Container(id)
     finally:

@@ -19,8 +19,8 @@ ROOT = Path(__file__).parent.parent
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], within: float = 20) -> T:
-    """Call `condition` until it returns something true, and return that; it may also assert.
+def wait_until(condition: Callable[[], T], within: float = 20, every: float = 0.005) -> T:
+    """Call `condition` every so many seconds until it returns something true, and return that; it may also assert.
 
     After `within` seconds its own failure is raised, so that a test says what was not so.
     """
@@ -35,7 +35,7 @@ def wait_until(condition: Callable[[], T], within: float = 20) -> T:
             problem = error
         if time.monotonic() > deadline:
             raise problem
-        time.sleep(0.005)
+        time.sleep(every)
 
 
 def need(command: str) -> str:

@@ -1,5 +1,6 @@
 """What the application promises over HTTP, whatever the coupling; see couplings.py."""
 
+import contextlib
 import re
 from collections.abc import Iterator
 
@@ -7,19 +8,29 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from couplings import COUPLINGS
+from couplings import COUPLINGS, NEEDS
 from support import wait_until
 
-NEEDS = {"container": [pytest.mark.docker]}
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test once in each coupling, and at the address that --url gives, if any."""
+    given: str | None = metafunc.config.getoption("--url")
+    params = [pytest.param(name, id=name, marks=[pytest.mark.coupling(name), *needs(name)]) for name in COUPLINGS]
+    if given:
+        params.append(pytest.param(given, id="url", marks=[pytest.mark.coupling("url")]))
+    metafunc.parametrize("url", params, indirect=True, scope="module")
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param(name, marks=NEEDS.get(name, []), id=name) for name in COUPLINGS], autouse=True
-)
+def needs(coupling: str) -> list[pytest.MarkDecorator]:
+    return [getattr(pytest.mark, NEEDS[coupling])] if coupling in NEEDS else []
+
+
+@pytest.fixture(scope="module")
 def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with COUPLINGS[request.param](tmp_path_factory.mktemp(request.param)) as address:
+    launch = COUPLINGS.get(request.param)
+    with launch(tmp_path_factory.mktemp(request.param)) if launch else contextlib.nullcontext(request.param) as address:
         wait_until(lambda: requests.get(f"{address}/readyz").status_code == 200)
-        yield address
+        yield address.rstrip("/")
 
 
 def grown(url: str, etag: str) -> requests.Response:
@@ -163,7 +174,7 @@ def test_status_is_what_data_is(url: str) -> None:
     assert before.content.count(b"\n") <= status["numbers"] <= after.content.count(b"\n")
     assert 0 <= status["age"] < 10
     assert status["problem"] is None
-    assert status["watching"] in ("inotify", "polling")
+    assert status["watching"] in ("inotify", "polling", "mirroring")
 
 
 def test_metrics_are_read_by_prometheus_own_parser(url: str) -> None:

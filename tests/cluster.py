@@ -1,0 +1,331 @@
+"""A real Kubernetes, known by kubectl and a context alone, and namespaces that are always deleted."""
+
+import contextlib
+import functools
+import json
+import re
+import secrets
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import yaml
+
+from support import ROOT, Program, free_port, running, wait_until
+
+Object = dict[str, Any]
+
+IMAGES = {"generator": "appcoup-generator:1", "echo": "appcoup-echo:1"}
+POLL = 0.2  # seconds between two questions to the cluster
+RESTRICTED: Object = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+
+KUBECTL = (1, 32)  # the port-forward of older ones stands still once a client has left a stream
+
+context = ""  # which cluster; empty: kubectl's current context
+second = ""  # another one, for a federation
+gate = ""  # the first one's address as the second one sees it; empty: that of a node
+
+
+def command(*args: str, on: str = "") -> list[str]:
+    """Of kubectl, on this context; without, on the one chosen."""
+    return ["kubectl", *([f"--context={on or context}"] if on or context else []), *args]
+
+
+def kubectl(*args: str, on: str = "", stdin: str = "", within: float = 60) -> str:
+    """Run a kubectl command; returns its stdout, and raises AssertionError with its stderr if it fails."""
+    done = subprocess.run(command(*args, on=on), input=stdin, capture_output=True, text=True, timeout=within)
+    assert done.returncode == 0, f"kubectl {' '.join(args)}: {done.stderr}"
+    return done.stdout.strip()
+
+
+@functools.cache
+def problem(on: str = "") -> str:
+    """Why nothing can be deployed there, or an empty string."""
+    try:
+        version = json.loads(kubectl("version", "--client", "--output=json"))["clientVersion"]["gitVersion"]
+        if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < KUBECTL:
+            return f"kubectl {version} is too old: 1.32 or newer is needed"
+        kubectl("version", "--request-timeout=5s", on=on, within=20)
+        kubectl("auth", "can-i", "create", "namespaces", on=on, within=20)
+    except FileNotFoundError:
+        return "kubectl is not installed"
+    except (AssertionError, subprocess.TimeoutExpired) as error:
+        return f"no Kubernetes cluster to use: {str(error).strip().splitlines()[-1]}"
+    return ""
+
+
+def federation_problem() -> str:
+    """Why nothing can be deployed in two clusters, or an empty string."""
+    return problem() or (problem(second) if second else "no second cluster: --second-context says which")
+
+
+def address() -> str:
+    """Of the first cluster's node ports, as the second one sees it."""
+    nodes = json.loads(kubectl("get", "nodes", "--output=json"))["items"]
+    return gate or next(each["address"] for each in nodes[0]["status"]["addresses"] if each["type"] == "InternalIP")
+
+
+def manifest(name: str) -> list[Object]:
+    """The objects of k8s/NAME.yaml."""
+    return [thing for thing in yaml.safe_load_all((ROOT / "k8s" / f"{name}.yaml").read_text()) if thing]
+
+
+def pod_spec(thing: Object) -> Object | None:
+    """The specification of the pods that an object is or makes."""
+    spec: Object | None = {
+        "Pod": thing.get("spec"),
+        "Deployment": thing.get("spec", {}).get("template", {}).get("spec"),
+    }.get(thing["kind"])
+    return spec
+
+
+def with_settings(things: list[Object], settings: Mapping[str, str]) -> list[Object]:
+    """The same with environment variables set: GENERATOR_... for containers of that image, ECHO_... for echo's."""
+    for spec in filter(None, map(pod_spec, things)):
+        for container in spec["containers"]:
+            for name, value in settings.items():
+                if container["image"] == IMAGES[name.partition("_")[0].lower()]:
+                    others = [each for each in container.get("env", []) if each["name"] != name]
+                    container["env"] = [*others, {"name": name, "value": value}]
+    return things
+
+
+class Forward:
+    """`kubectl port-forward` to a random local port, begun anew whenever it ends: it does when a connection fails."""
+
+    def __init__(self, space: "Namespace", target: str, port: str) -> None:
+        self.local = free_port()
+        self.command = space.command("port-forward", "--address=127.0.0.1", target, f"{self.local}:{port}")
+        self.closing = threading.Event()
+        self.ready = threading.Event()
+        self.last = ""
+        self.process: subprocess.Popen[str] | None = None
+        self.thread = threading.Thread(target=self._keep, daemon=True)
+        self.thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.local}"
+
+    def _keep(self) -> None:
+        while not self.closing.is_set():
+            process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            self.process = process
+            if self.closing.is_set():
+                process.kill()
+            with process:
+                assert process.stdout
+                for line in process.stdout:
+                    self.last = line
+                    if line.startswith("Forwarding from"):
+                        self.ready.set()
+            self.closing.wait(POLL)
+
+    def close(self) -> None:
+        self.closing.set()
+        if self.process:
+            self.process.kill()
+        self.thread.join()
+
+
+class Namespace:
+    """A namespace of its own, and what tests ask of it."""
+
+    def __init__(self, name: str, on: str) -> None:
+        self.name = name
+        self.on = on
+
+    def command(self, *args: str) -> list[str]:
+        return command(f"--namespace={self.name}", *args, on=self.on)
+
+    def kubectl(self, *args: str, stdin: str = "", within: float = 60) -> str:
+        return kubectl(f"--namespace={self.name}", *args, on=self.on, stdin=stdin, within=within)
+
+    def apply(self, *things: Object) -> None:
+        """Apply, and wait until all pods that are asked for are ready."""
+        self.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": things}))
+        for thing in things:
+            if pod_spec(thing):
+                self.ready(f"{thing['kind'].lower()}/{thing['metadata']['name']}")
+
+    def secret(self, name: str, **content: str) -> None:
+        self.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": content})
+
+    def ready(self, target: str) -> None:
+        wait = ("rollout", "status") if target.startswith("deployment/") else ("wait", "--for=condition=Ready")
+        try:
+            self.kubectl(*wait, target, "--timeout=90s", within=100)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.kubectl('describe', 'pods')}") from None
+
+    def get(self, target: str, *options: str) -> Object:
+        found: Object = json.loads(self.kubectl("get", target, *options, "--output=json"))
+        return found
+
+    def pods(self, name: str) -> list[Object]:
+        """The pods with this name's label, those that end left out; the oldest is first."""
+        items: list[Object] = self.get("pods", f"--selector=app.kubernetes.io/name={name}")["items"]
+        living = [pod for pod in items if "deletionTimestamp" not in pod["metadata"]]
+        return sorted(living, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+
+    def pod(self, name: str) -> Object:
+        """The one pod with this name's label."""
+        (pod,) = self.pods(name)
+        return pod
+
+    def restarts(self, name: str) -> dict[str, int]:
+        """By container, of the one pod with this name's label."""
+        return {each["name"]: each["restartCount"] for each in self.pod(name)["status"]["containerStatuses"]}
+
+    def restarted(self, name: str, container: str, within: float) -> None:
+        """Wait until this container runs again and is ready; and assert that it alone was begun anew, and once."""
+
+        def again() -> bool:
+            status = {each["name"]: each for each in self.pod(name)["status"]["containerStatuses"]}
+            return status[container]["restartCount"] == 1 and all(each["ready"] for each in status.values())
+
+        wait_until(again, within, every=POLL)
+        restarts = self.restarts(name)
+        assert restarts == {each: int(each == container) for each in restarts}
+
+    @contextlib.contextmanager
+    def log(self, pod: str, container: str) -> Iterator[Program]:
+        """Its log, followed."""
+        with running(self.command("logs", "--follow", f"--container={container}", pod)) as program:
+            yield program
+
+    @contextlib.contextmanager
+    def watch(self, kind: str, name: str) -> Iterator[Program]:
+        """Its states as they come, a line of JSON each."""
+        with running(self.command("get", kind, name, "--watch", "--output=jsonpath={@}{'\\n'}")) as program:
+            program.said("^{")
+            yield program
+
+    @contextlib.contextmanager
+    def forward(self, target: str, port: str = "8000") -> Iterator[str]:
+        """The address by which a pod's or a service's port is reached from here."""
+        forward = Forward(self, target, port)
+        try:
+            assert forward.ready.wait(20), f"port-forward: {forward.last}"
+            yield forward.url
+        finally:
+            forward.close()
+
+
+@contextlib.contextmanager
+def namespace(on: str = "") -> Iterator[Namespace]:
+    """A fresh namespace; deleted at the end with all it holds, whatever happened."""
+    name = f"appcoup-test-{secrets.token_hex(4)}"
+    kubectl("create", "namespace", name, on=on)
+    try:
+        space = Namespace(name, on)
+        # Pods cannot be made before: the controller gives each namespace its own.
+        wait_until(lambda: space.kubectl("get", "serviceaccount", "default"), every=POLL)
+        yield space
+    finally:
+        kubectl("delete", "namespace", name, "--wait=false", on=on)
+
+
+@contextlib.contextmanager
+def deployed(name: str, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[Namespace]:
+    """k8s/NAME.yaml in a fresh namespace, with settings for its programs, all of it ready."""
+    with namespace() as space:
+        space.apply(*with_settings(manifest(name), settings))
+        yield space
+
+
+# A pod that sends signals to other pods' processes: from outside of a container also the first one can be stopped.
+
+SEND = """
+import os, sys
+container, number = sys.argv[1], int(sys.argv[2])
+def first(pid):
+    try:
+        with open(f"/proc/{pid}/cgroup") as groups, open(f"/proc/{pid}/status") as status:
+            return container in groups.read() and any(
+                line.split()[0] == "NSpid:" and line.split()[-1] == "1" for line in status)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+(pid,) = [int(each) for each in os.listdir("/proc") if each.isdecimal() and first(each)]
+os.kill(pid, number)
+"""
+
+
+class Signals:
+    """Sends signals to the first process of a container."""
+
+    def __init__(self, space: Namespace) -> None:
+        self.space = space
+
+    def send(self, space: Namespace, name: str, container: str, number: int) -> None:
+        """To this container of the one pod with this name's label."""
+        (status,) = [each for each in space.pod(name)["status"]["containerStatuses"] if each["name"] == container]
+        id = status["containerID"].rpartition("/")[2]
+        self.space.kubectl("exec", "signals", "--", "python", "-c", SEND, id, str(number))
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[Signals]:
+    container = {
+        "name": "signals",
+        "image": IMAGES["echo"],
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["sleep", "infinity"],
+        "securityContext": {"privileged": True, "runAsUser": 0},
+    }
+    spec = {"hostPID": True, "terminationGracePeriodSeconds": 0, "containers": [container]}
+    with namespace() as space:
+        space.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "signals"}, "spec": spec})
+        yield Signals(space)
+
+
+class Client:
+    """A pod that asks for /data again and again, each time on a new connection, and keeps account; see client.py."""
+
+    def __init__(self, space: Namespace) -> None:
+        self.space = space
+
+    def told(self) -> list[str]:
+        return self.space.kubectl("logs", "client").splitlines()
+
+    def failures(self) -> list[str]:
+        return [line for line in self.told() if not line.startswith("requests: ")]
+
+    def requests(self) -> int:
+        return max([int(line.split()[1]) for line in self.told() if line.startswith("requests: ")], default=0)
+
+    def goes_on(self) -> None:
+        """Wait for the account of requests that are all yet to come."""
+        before = self.requests()
+        wait_until(lambda: self.requests() >= before + 100, every=POLL)
+
+
+@contextlib.contextmanager
+def client(space: Namespace, url: str, every: float = 0.02) -> Iterator[Client]:
+    container = {
+        "name": "client",
+        "image": IMAGES["echo"],
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["python", "-c", Path(__file__).with_name("client.py").read_text(), url, str(every)],
+        "securityContext": RESTRICTED,
+    }
+    spec = {
+        "terminationGracePeriodSeconds": 0,
+        "automountServiceAccountToken": False,
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [container],
+    }
+    space.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "client"}, "spec": spec})
+    try:
+        asking = Client(space)
+        wait_until(asking.requests, every=POLL)
+        yield asking
+    finally:
+        space.kubectl("delete", "pod", "client", "--wait=false")

@@ -1,0 +1,94 @@
+"""The two images of the looser couplings, each built from its own folder alone."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import engine
+from engine import Container, docker
+from support import ROOT, wait_until
+
+pytestmark = pytest.mark.docker
+PROGRAMS = ("generator", "echo")
+
+
+def layers(image: str) -> list[str]:
+    found: list[str] = json.loads(docker("image", "inspect", "--format", "{{json .RootFS.Layers}}", image))
+    return found
+
+
+def test_the_generator_carries_no_dependency() -> None:
+    """What its base has, it has, and no more."""
+    listed = [
+        docker("run", "--rm", "--entrypoint", "python", image, "-m", "pip", "list", "--format=freeze")
+        for image in (engine.base(), engine.part("generator"))
+    ]
+    assert listed[0] == listed[1]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_nothing_of_the_other_program_is_in_it(program: str) -> None:
+    shell = ("run", "--rm", "--entrypoint", "sh", engine.part(program), "-c")
+    assert set(docker(*shell, "ls /app").split()) - {"requirements.txt"} == {program}
+    assert "Dockerfile" not in docker(*shell, f"ls -a /app/{program}")
+
+
+@pytest.mark.parametrize("changed, same", [PROGRAMS, PROGRAMS[::-1]])
+def test_a_change_to_one_program_changes_no_byte_of_the_others_image(tmp_path: Path, changed: str, same: str) -> None:
+    """And two layers of its own image: the program, and it compiled."""
+    copy = tmp_path / "copy"
+    for program in PROGRAMS:
+        shutil.copytree(ROOT / program, copy / program)
+    with (copy / changed / "__init__.py").open("a") as file:
+        file.write("# changed\n")
+    before = {program: layers(engine.part(program)) for program in PROGRAMS}
+    after = {program: layers(engine.part(program, copy)) for program in PROGRAMS}
+    docker("image", "rm", *(engine.part(program, copy) for program in PROGRAMS))
+    assert after[same] == before[same]
+    assert [old == new for old, new in zip(before[changed], after[changed], strict=True)].count(False) == 2
+
+
+def test_they_work_together_with_everything_taken_away_that_can_be() -> None:
+    """As different users of group 0; signals reach the programs, which are PID 1; each is healthy."""
+    with engine.volume() as volume:
+        quick = ("--health-interval", "1s", "--env", "GENERATOR_INTERVAL=0.1", "--volume", f"{volume}:/data")
+        for user in ("1000:0", "123456:0"):  # each goes on with the other one's file
+            options = (*quick, *engine.HARDENED, "--user", user)
+            with (
+                engine.container(*options, of=engine.part("generator")) as generator,
+                engine.container(*options, of=engine.part("echo")) as echo,
+            ):
+                generator.said("writing numbers")
+                echo.said("serving")
+                assert command_line(generator) == ["python", "-m", "generator"]
+                assert command_line(echo) == ["python", "-m", "echo"]
+                for program in (generator, echo):
+                    wait_until(lambda program=program: program.state()["Health"]["Status"] == "healthy")  # type: ignore[misc]
+                    program.signal("USR1")
+                    program.said("SIGUSR1: ")
+                    program.signal("TERM")
+                    assert program.ended() == 0, program.logs()
+
+
+def command_line(container: Container) -> list[str]:
+    return container.run("cat", "/proc/1/cmdline").strip("\0").split("\0")
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_program_that_hangs_is_unhealthy(program: str) -> None:
+    options = ("--health-interval", "1s", "--health-start-period", "0s", "--health-timeout", "1s")
+    with engine.container(*options, of=engine.part(program)) as hanging:
+        wait_until(lambda: hanging.state()["Health"]["Status"] == "healthy")  # type: ignore[index]
+        hanging.signal("STOP")
+        wait_until(lambda: hanging.state()["Health"]["Status"] == "unhealthy", within=30)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_flags_may_follow(program: str) -> None:
+    told = subprocess.run(
+        [engine.DOCKER, "run", "--rm", engine.part(program), "--nonsense"], capture_output=True, text=True
+    )
+    assert (told.returncode, "--nonsense" in told.stderr) == (2, True)

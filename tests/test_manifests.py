@@ -1,0 +1,245 @@
+"""The manifests: valid on the oldest and the newest Kubernetes that is meant, and what a linter would ask for."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+
+import cluster
+from cluster import IMAGES, RESTRICTED, Object, manifest, pod_spec
+from support import ROOT
+
+FILES = sorted(path.stem for path in (ROOT / "k8s").glob("*.yaml"))
+THINGS = {f"{name}: {thing['kind']} {thing['metadata']['name']}": thing for name in FILES for thing in manifest(name)}
+PODS = {name: spec for name, thing in THINGS.items() if (spec := pod_spec(thing))}
+CONTAINERS = {
+    f"{name}: {container['name']}": (spec, container) for name, spec in PODS.items() for container in spec["containers"]
+}
+# What 1.20 serves and 1.36 still does.
+SERVED = {
+    "v1": {"Pod", "Service", "PersistentVolumeClaim", "ConfigMap", "Secret"},
+    "apps/v1": {"Deployment"},
+    "autoscaling/v1": {"HorizontalPodAutoscaler"},
+    "networking.k8s.io/v1": {"NetworkPolicy"},
+}
+ECHO_STOP_TIMEOUT = 3
+
+every_file = pytest.mark.parametrize("name", FILES)
+every_thing = pytest.mark.parametrize("thing", THINGS.values(), ids=THINGS.keys())
+every_pod = pytest.mark.parametrize("spec", PODS.values(), ids=PODS.keys())
+every_container = pytest.mark.parametrize("spec, container", CONTAINERS.values(), ids=CONTAINERS.keys())
+
+
+@every_thing
+@pytest.mark.parametrize("version", ["1.25", "1.36", kubernetes_validate.latest_version()])
+def test_valid_by_the_schema_of(version: str, thing: Object) -> None:
+    """1.25 is the oldest that the package has."""
+    kubernetes_validate.validate(thing, version, strict=True)
+
+
+@every_thing
+def test_of_an_api_that_1_20_and_1_36_both_serve(thing: Object) -> None:
+    assert thing["kind"] in SERVED[thing["apiVersion"]]
+
+
+@pytest.mark.kubernetes
+@every_file
+def test_a_real_api_server_takes_it(name: str) -> None:
+    """And knows every field: kubectl asks it for its schema."""
+    with cluster.namespace() as space:
+        path = str(ROOT / "k8s" / f"{name}.yaml")
+        said = space.kubectl("apply", "--dry-run=server", "--validate=true", f"--filename={path}")
+        assert len(said.splitlines()) == len(manifest(name))
+
+
+@pytest.mark.kubernetes
+def test_a_real_api_server_refuses_an_unknown_field(tmp_path: Path) -> None:
+    """Or the test above would prove little."""
+    wrong = tmp_path / "pod.yaml"
+    wrong.write_text((ROOT / "k8s" / "pod.yaml").read_text().replace("failureThreshold", "failureTreshold"))
+    with cluster.namespace() as space, pytest.raises(AssertionError, match="failureTreshold"):
+        space.kubectl("apply", "--dry-run=server", "--validate=true", f"--filename={wrong}")
+
+
+# Names and labels
+
+
+@every_file
+def test_nothing_is_defined_twice_and_all_in_the_namespace_that_is_chosen(name: str) -> None:
+    things = [(thing["kind"], thing["metadata"]["name"]) for thing in manifest(name)]
+    assert len(things) == len(set(things))
+    assert not any("namespace" in thing["metadata"] for thing in manifest(name))
+
+
+def labelled(thing: Object) -> Iterator[Object]:
+    yield thing["metadata"]
+    if thing["kind"] == "Deployment":
+        yield thing["spec"]["template"]["metadata"]
+
+
+@every_thing
+def test_the_recommended_labels(thing: Object) -> None:
+    for metadata in labelled(thing):
+        labels = metadata["labels"]
+        assert labels["app.kubernetes.io/part-of"] == "appcoup"
+        assert {f"app.kubernetes.io/{key}" for key in ("name", "component", "version")} <= labels.keys()
+
+
+@every_file
+def test_selectors_find_pods_of_the_file_and_do_not_depend_on_the_version(name: str) -> None:
+    things = manifest(name)
+    pods = [list(labelled(thing))[-1]["labels"] for thing in things if pod_spec(thing)]
+    for thing in things:
+        spec = thing["spec"]
+        selector = spec.get("podSelector", spec.get("selector", {}))
+        selector = selector.get("matchLabels", selector)
+        if thing["kind"] == "Pod" or not selector:
+            continue
+        assert any(selector.items() <= labels.items() for labels in pods), thing
+        assert "app.kubernetes.io/version" not in selector
+
+
+@every_file
+def test_ports_are_referred_to_by_name_and_are_there(name: str) -> None:
+    """By Services and NetworkPolicies; a policy's port to elsewhere, as that of names, is a number."""
+    things = manifest(name)
+    names = {
+        (thing["metadata"]["name"], port["name"])
+        for thing in things
+        for container in (pod_spec(thing) or {"containers": []})["containers"]
+        for port in container.get("ports", [])
+    }
+    for thing in things:
+        if thing["kind"] == "Service":
+            assert {(thing["metadata"]["name"], port["targetPort"]) for port in thing["spec"]["ports"]} <= names
+            assert all(port["name"] for port in thing["spec"]["ports"])
+        if thing["kind"] == "NetworkPolicy":
+            own = [port["port"] for rule in thing["spec"]["ingress"] for port in rule["ports"]]
+            assert {(thing["metadata"]["name"], port) for port in own} <= names
+            assert set(thing["spec"]["policyTypes"]) == {"Ingress", "Egress"}
+
+
+@every_file
+def test_what_is_referred_to_is_there(name: str) -> None:
+    """A scaler's Deployment, a volume's claim."""
+    things = manifest(name)
+    there = {(thing["kind"], thing["metadata"]["name"]) for thing in things}
+    for thing in things:
+        if thing["kind"] == "HorizontalPodAutoscaler":
+            target = thing["spec"]["scaleTargetRef"]
+            assert (target["kind"], target["name"]) in there
+        for volume in (pod_spec(thing) or {}).get("volumes", []):
+            if "persistentVolumeClaim" in volume:
+                assert ("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]) in there
+
+
+# Pods
+
+
+@every_pod
+def test_a_pod_is_restricted(spec: Object) -> None:
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["enableServiceLinks"] is False
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+    allowed = {"emptyDir", "persistentVolumeClaim", "secret", "configMap"}
+    assert all(len(allowed & volume.keys()) == 1 for volume in spec["volumes"])
+
+
+@every_pod
+def test_any_user_id_may_be_chosen(spec: Object) -> None:
+    """OpenShift refuses pods that ask for one outside of its range."""
+    for context in [spec["securityContext"], *(each["securityContext"] for each in spec["containers"])]:
+        assert not {"runAsUser", "runAsGroup"} & context.keys()
+
+
+@every_pod
+def test_folders_are_bounded_and_all_in_use(spec: Object) -> None:
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    assert all(volume["emptyDir"].get("sizeLimit") for volume in volumes.values() if "emptyDir" in volume)
+    assert {mount["name"] for each in spec["containers"] for mount in each["volumeMounts"]} == volumes.keys()
+
+
+@every_pod
+def test_the_grace_period_is_enough_and_short(spec: Object) -> None:
+    """It is also what the replacement of a program that hangs takes."""
+    grace = spec["terminationGracePeriodSeconds"]
+    for container in spec["containers"]:
+        command = container.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", ["sleep", "0"])
+        needed = int(command[1]) + (ECHO_STOP_TIMEOUT if container["image"] == IMAGES["echo"] else 0)
+        assert needed < grace <= 8
+
+
+@every_thing
+def test_what_is_behind_a_service_is_replaced_without_a_gap(thing: Object) -> None:
+    """The generator is not: its file has one writer."""
+    if thing["kind"] != "Deployment":
+        return
+    images = {container["image"] for container in thing["spec"]["template"]["spec"]["containers"]}
+    if IMAGES["generator"] in images:
+        assert (thing["spec"]["replicas"], thing["spec"]["strategy"]) == (1, {"type": "Recreate"})
+    else:
+        assert thing["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+        assert all("preStop" in each["lifecycle"] for each in thing["spec"]["template"]["spec"]["containers"])
+
+
+# Containers
+
+
+@every_container
+def test_a_container_is_restricted(spec: Object, container: Object) -> None:
+    assert container["securityContext"] == RESTRICTED
+
+
+@every_container
+def test_an_image_with_a_tag_that_may_be_there_already(spec: Object, container: Object) -> None:
+    assert container["image"] in IMAGES.values()
+    assert container["imagePullPolicy"] == "IfNotPresent"
+
+
+@every_container
+def test_requests_and_limits(spec: Object, container: Object) -> None:
+    assert container["resources"]["requests"].keys() == container["resources"]["limits"].keys() == {"cpu", "memory"}
+
+
+@every_container
+def test_three_probes_of_their_own(spec: Object, container: Object) -> None:
+    """What is alive is not asked whether it is ready, or it would be replaced for what another one does not do."""
+    probes = {kind: container[f"{kind}Probe"] for kind in ("startup", "liveness", "readiness")}
+    asked = {kind: probe.get("httpGet") or probe["exec"]["command"] for kind, probe in probes.items()}
+    assert asked["startup"] == asked["liveness"] != asked["readiness"]
+    if container["image"] == IMAGES["echo"]:
+        ports = {port["name"] for port in container["ports"]}
+        assert {asked[kind]["path"] for kind in ("startup", "liveness")} == {"/healthz"}
+        assert asked["readiness"]["path"] == "/readyz"
+        assert {asked[kind]["port"] for kind in asked} <= ports
+    else:
+        assert "GENERATOR_HEARTBEAT" in asked["liveness"][-1]
+        assert not any("python" in command for command in asked.values())
+
+
+@every_container
+def test_who_hangs_is_replaced_within_20_seconds(spec: Object, container: Object) -> None:
+    """5 s make the generator's sign of life old; echo's is asked for."""
+    probe = container["livenessProbe"]
+    silent = 5 if container["image"] == IMAGES["generator"] else probe["timeoutSeconds"]
+    tries = probe["periodSeconds"] * probe["failureThreshold"]
+    assert silent + tries + spec["terminationGracePeriodSeconds"] <= 20
+
+
+@every_container
+def test_variables_are_settings_of_the_program(spec: Object, container: Object) -> None:
+    program = next(name for name, image in IMAGES.items() if image == container["image"])
+    told = subprocess.check_output([sys.executable, "-m", program, "--help"], cwd=ROOT, text=True)
+    unknown = {each["name"] for each in container.get("env", []) if f"[{each['name']}," not in " ".join(told.split())}
+    assert not unknown
+
+
+@every_container
+def test_only_the_generator_may_write_the_data(spec: Object, container: Object) -> None:
+    (data,) = [mount for mount in container["volumeMounts"] if mount["name"] == "data"] or [{}]
+    assert bool(data.get("readOnly")) == (bool(data) and container["image"] != IMAGES["generator"])
