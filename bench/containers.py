@@ -65,6 +65,7 @@ def answers(port: int) -> bool:
 class Container:
     id: str
     started: float  # seconds from `docker run` to the first 200
+    port: int
 
     def inspect(self, field: str) -> str:
         return docker("inspect", "--format", f"{{{{{field}}}}}", self.id)
@@ -102,22 +103,22 @@ class Workshop:
         docker("tag", image, f"{self.name}:{name}")
         return f"{self.name}:{name}"
 
-    def build(self, folder: Path, base: str) -> str:
+    def build(self, folder: Path, base: str, name: str = "") -> str:
         """The image of a folder's Dockerfile, on the layers of another image. Raises Failure."""
-        tag = f"{self.name}:{folder.name}"
+        tag = f"{self.name}:{name or folder.name}"
         options = ["--quiet", "--label", self.label, "--tag", tag, "--build-arg", f"BASE={base}"]
         docker("build", *options, str(folder), within=300)
         return tag
 
-    def start(self, image: str, within: float = 30) -> Container:
+    def start(self, image: str, *more: str, within: float = 30) -> Container:
         """Run a container until its first answer. Raises Failure."""
         port = free_port()
         options = ["--no-healthcheck", "--label", self.label, "--publish", f"127.0.0.1:{port}:8000"]
         began = time.perf_counter()
-        id = docker("run", "--detach", *options, image)
+        id = docker("run", "--detach", *options, *more, image)
         # Not sooner: a connection before the container's network is up fails in ARP and costs a second.
         while not answers(port):
             if time.perf_counter() - began > within:
                 raise Failure(f"no answer from {image} within {within:.0f} s:\n{docker('logs', '--tail', '20', id)}")
             time.sleep(0.002)
-        return Container(id, time.perf_counter() - began)
+        return Container(id, time.perf_counter() - began, port)

@@ -153,7 +153,7 @@ class Server(Program):
 class Echo(Server):
     """The echo of this tree."""
 
-    def __init__(self, source: Path, *options: str, inotify: bool = True, warm: bool = True) -> None:
+    def __init__(self, source: Path | str, *options: str, inotify: bool = True, warm: bool = True) -> None:
         self.warm = warm
         echo = (sys.executable, "-m", "echo", "--source", str(source), "--listen", "127.0.0.1:0", *options)
         self.how = "inotify" if inotify else "polling"

@@ -97,6 +97,28 @@ def with_settings(things: list[Object], settings: Mapping[str, str]) -> list[Obj
     return things
 
 
+def secret(name: str, **content: str) -> Object:
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": content}
+
+
+def helper(name: str, *command: str) -> Object:
+    """A pod that runs something else in echo's image; it is gone at once when it is deleted."""
+    container = {
+        "name": name,
+        "image": IMAGES["echo"],
+        "imagePullPolicy": "IfNotPresent",
+        "command": command,
+        "securityContext": RESTRICTED,
+    }
+    spec = {
+        "terminationGracePeriodSeconds": 0,
+        "automountServiceAccountToken": False,
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [container],
+    }
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+
+
 class Forward:
     """`kubectl port-forward` to a random local port, begun anew whenever it ends: it does when a connection fails."""
 
@@ -148,15 +170,15 @@ class Namespace:
     def kubectl(self, *args: str, stdin: str = "", within: float = 60) -> str:
         return kubectl(f"--namespace={self.name}", *args, on=self.on, stdin=stdin, within=within)
 
-    def apply(self, *things: Object) -> None:
-        """Apply, and wait until all pods that are asked for are ready."""
+    def ask_for(self, *things: Object) -> None:
         self.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": things}))
+
+    def apply(self, *things: Object) -> None:
+        """Ask for them, and wait until all their pods are ready."""
+        self.ask_for(*things)
         for thing in things:
             if pod_spec(thing):
                 self.ready(f"{thing['kind'].lower()}/{thing['metadata']['name']}")
-
-    def secret(self, name: str, **content: str) -> None:
-        self.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": content})
 
     def ready(self, target: str) -> None:
         wait = ("rollout", "status") if target.startswith("deployment/") else ("wait", "--for=condition=Ready")
@@ -223,14 +245,14 @@ class Namespace:
 def namespace(on: str = "") -> Iterator[Namespace]:
     """A fresh namespace; deleted at the end with all it holds, whatever happened."""
     name = f"appcoup-test-{secrets.token_hex(4)}"
-    kubectl("create", "namespace", name, on=on)
     try:
+        kubectl("create", "namespace", name, on=on)
         space = Namespace(name, on)
         # Pods cannot be made before: the controller gives each namespace its own.
         wait_until(lambda: space.kubectl("get", "serviceaccount", "default"), every=POLL)
         yield space
     finally:
-        kubectl("delete", "namespace", name, "--wait=false", on=on)
+        kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found", on=on)
 
 
 @contextlib.contextmanager
@@ -309,20 +331,8 @@ class Client:
 
 @contextlib.contextmanager
 def client(space: Namespace, url: str, every: float = 0.02) -> Iterator[Client]:
-    container = {
-        "name": "client",
-        "image": IMAGES["echo"],
-        "imagePullPolicy": "IfNotPresent",
-        "command": ["python", "-c", Path(__file__).with_name("client.py").read_text(), url, str(every)],
-        "securityContext": RESTRICTED,
-    }
-    spec = {
-        "terminationGracePeriodSeconds": 0,
-        "automountServiceAccountToken": False,
-        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-        "containers": [container],
-    }
-    space.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "client"}, "spec": spec})
+    program = Path(__file__).with_name("client.py").read_text()
+    space.apply(helper("client", "python", "-c", program, url, str(every)))
     try:
         asking = Client(space)
         wait_until(asking.requests, every=POLL)

@@ -11,21 +11,32 @@ from pathlib import Path
 
 import cluster
 import engine
-from support import ROOT, free_port, running
+from support import ROOT, Program, free_port, running
 
 
 @contextlib.contextmanager
-def process(folder: Path) -> Iterator[str]:
+def app_sh(folder: Path, port: int, interval: str) -> Iterator[Program]:
     """./app.sh on this machine, in an environment that has everything installed."""
-    port = free_port()
     settings = {
         "APPCOUP_VENV": sys.prefix,
         "APPCOUP_RUN": str(folder),
-        "GENERATOR_INTERVAL": "0.1",
+        "GENERATOR_INTERVAL": interval,
         "ECHO_LISTEN": f"127.0.0.1:{port}",
         "PATH": os.environ["PATH"],
     }
     with running([ROOT / "app.sh"], settings, folder) as app:
+        try:
+            yield app
+        finally:  # who kills supervisord leaves its programs behind
+            app.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                app.ended()
+
+
+@contextlib.contextmanager
+def process(folder: Path) -> Iterator[str]:
+    port = free_port()
+    with app_sh(folder, port, "0.1") as app:
         app.said("echo | serving")
         app.said("generator | writing")
         yield f"http://127.0.0.1:{port}"
@@ -59,21 +70,31 @@ def kubernetes(name: str, target: str) -> Callable[[Path], contextlib.AbstractCo
 
 @contextlib.contextmanager
 def federation(folder: Path) -> Iterator[str]:
-    """k8s/services.yaml and k8s/gate.yaml in one cluster, k8s/federation.yaml in another."""
-    token, host = secrets.token_hex(16), cluster.address()
-    certificate, key = self_signed(folder, host)
-    with (
-        cluster.deployed("services", {"GENERATOR_INTERVAL": "0.1"}) as first,
-        cluster.namespace(cluster.second) as second,
-    ):
-        first.secret("gate", **{"token": token, "tls.crt": certificate, "tls.key": key})
-        first.apply(*without_node_port(cluster.manifest("gate")))
-        port = first.get("service/gate")["spec"]["ports"][0]["nodePort"]
-        second.secret("upstream", **{"token": token, "ca.crt": certificate})
-        second.kubectl("create", "configmap", "upstream", f"--from-literal=source=https://{host}:{port}/data")
-        second.apply(*cluster.manifest("federation"))
+    with cluster.namespace() as first, cluster.namespace(cluster.second) as second:
+        federate(first, second, folder, "0.1")
+        for space, names in ((first, ("generator", "gate")), (second, ("echo",))):
+            for name in names:
+                space.ready(f"deployment/{name}")
         with second.forward("service/echo") as url:
             yield url
+
+
+def federate(first: cluster.Namespace, second: cluster.Namespace, folder: Path, interval: str) -> None:
+    """k8s/services.yaml and k8s/gate.yaml in one cluster, k8s/federation.yaml in another: asked for, not waited for."""
+    token, host = secrets.token_hex(16), cluster.address()
+    certificate, key = self_signed(folder, host)
+    first.ask_for(
+        *cluster.with_settings(cluster.manifest("services"), {"GENERATOR_INTERVAL": interval}),
+        cluster.secret("gate", **{"token": token, "tls.crt": certificate, "tls.key": key}),
+        *without_node_port(cluster.manifest("gate")),
+    )
+    port = first.get("service/gate")["spec"]["ports"][0]["nodePort"]
+    address = {"source": f"https://{host}:{port}/data"}
+    second.ask_for(
+        cluster.secret("upstream", **{"token": token, "ca.crt": certificate}),
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "upstream"}, "data": address},
+        *cluster.manifest("federation"),
+    )
 
 
 def self_signed(folder: Path, host: str) -> tuple[str, str]:

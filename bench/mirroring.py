@@ -1,0 +1,111 @@
+"""What a mirror costs: to catch up, beside curl, and for each number that comes. Two echos on this machine."""
+
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from follow import ACCEPT, Bench, Table, percentile, write_and_settle
+from follow_programs import Echo, Failure, Followers, appending, wait_until
+from report import markdown, progress, spread
+
+HUGE, SMALL = 1_000_000_000, 11_000  # bytes of files
+NUMBERS = 500
+RATIO, HOP = 0.8, 0.015  # what is to be reached: times curl's speed, seconds
+
+
+class Mirror(Echo):
+    """One that keeps in memory what it mirrors."""
+
+    def __init__(self, source: Echo) -> None:
+        super().__init__(f"http://127.0.0.1:{source.port}/data", warm=False)
+
+    def mirrored(self) -> int:
+        """Bytes; seen from outside, for to be asked would cost it time."""
+        folder = Path(f"/proc/{self.process.pid}/fd")
+        files = [each for each in folder.iterdir() if os.readlink(each).startswith("/memfd:")]
+        return max((each.stat().st_size for each in files), default=0)
+
+    def catches_up(self, size: int) -> None:
+        """Raises Failure."""
+        wait_until(lambda: self.mirrored() >= size, lambda: f"{self.mirrored()} of {size} bytes mirrored", 60)
+
+
+def memory_folder() -> str | None:
+    """Where files are in memory, if there is such a place."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+def mirror_a_gigabyte(echo: Echo, size: int) -> float:
+    """Seconds from when the mirror serves, which is when it first asks, until it has all."""
+    with Mirror(echo) as mirror:
+        began = time.perf_counter()
+        mirror.catches_up(size)
+        took = time.perf_counter() - began
+        wait_until(lambda: mirror.status("size") == size, lambda: "the mirror does not serve what it has")
+    return took
+
+
+def curl_a_gigabyte(echo: Echo, folder: Path) -> float:
+    target = folder / "fetched"
+    began = time.perf_counter()
+    command = ["curl", "--silent", "--fail", "--output", str(target), f"http://127.0.0.1:{echo.port}/data"]
+    subprocess.run(command, check=True)
+    took = time.perf_counter() - began
+    target.unlink()
+    return took
+
+
+def hop(bench: Bench) -> list[float]:
+    """Seconds by which a number comes later from a mirror than from its source."""
+    source = bench.file(SMALL)
+    with (
+        Echo(source, warm=False) as echo,
+        Mirror(echo) as mirror,
+        appending(source) as writer,
+    ):
+        mirror.catches_up(source.stat().st_size)
+        with (
+            Followers.of(echo, 1, ACCEPT["SSE"]) as near,
+            Followers.of(mirror, 1, ACCEPT["SSE"]) as far,
+        ):
+            stamps = write_and_settle(writer, 0.01, NUMBERS)
+            mirror.stop()
+            echo.stop()
+            delays = [followers.received().delays(stamps, 1) for followers in (near, far)]
+    return [late - early for early, late in zip(*delays, strict=True)]
+
+
+def measure(rounds: int) -> str:
+    """The table. Raises Failure, OSError or subprocess.CalledProcessError."""
+    mirrors, curls, hops = [], [], []
+    with tempfile.TemporaryDirectory(dir=memory_folder()) as name:
+        folder = Path(name)
+        bench = Bench(folder, 0, Table())
+        for turn in range(rounds):
+            progress(f"one hop: round {turn + 1} of {rounds}")
+            hops += hop(bench)
+        source = bench.file(HUGE)
+        size = source.stat().st_size
+        with Echo(source, warm=False) as echo:
+            curl_a_gigabyte(echo, folder)  # once to warm up
+            for turn in range(rounds):
+                progress(f"catching up: round {turn + 1} of {rounds}")
+                mirrors.append(mirror_a_gigabyte(echo, size))
+                curls.append(curl_a_gigabyte(echo, folder))
+    ratio = statistics.median(curls) / statistics.median(mirrors)
+    late = percentile(hops, 99)
+    rows = [
+        ("mirroring", "measured", "target", "met"),
+        ("1 GB, by a mirror", spread(mirrors, "s"), "-", "-"),
+        ("1 GB, by `curl` to a file in memory", spread(curls, "s"), "-", "-"),
+        ("the mirror's speed, times `curl`'s", f"{ratio:.2f}", f">= {RATIO}", "yes" if ratio >= RATIO else "no"),
+        ("one hop more, p50", f"{percentile(hops, 50) * 1000:.1f} ms", "-", "-"),
+        ("one hop more, p99", f"{late * 1000:.1f} ms", f"< {HOP * 1000:.0f} ms", "yes" if late < HOP else "no"),
+    ]
+    return markdown(rows)
+
+
+PROBLEMS = (Failure, OSError, subprocess.SubprocessError)
