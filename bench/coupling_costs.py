@@ -164,8 +164,9 @@ def measure(wanted: Sequence[str], rounds: int) -> tuple[str, list[str]]:
     described = machine(f"load {os.getloadavg()[0]:.1f} before")
     couplings, notes = able(wanted)
     parts = [*notes]
-    if couplings:
-        parts += [table(measure_couplings(couplings, rounds, broken)), NOTES]
+    with told(broken, "couplings"):
+        if couplings:
+            parts += [table(measure_couplings(couplings, rounds, broken)), NOTES]
     with told(broken, "mirroring"):
         parts.append(mirroring.measure(rounds))
     return "\n\n".join([*parts, f"{described}; rounds: {rounds}"]), broken

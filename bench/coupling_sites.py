@@ -21,6 +21,7 @@ import cluster
 from containers import DOCKER, Container, Failure, Workshop, answers, docker
 from couplings import app_sh, federate
 from lifecycle import child, children
+from report import progress
 from support import Program, free_port, running, wait_until
 
 CLIENT = Path(__file__).with_name("coupling_client.py")
@@ -319,8 +320,10 @@ def outage(site: Site) -> Outage:
         came = sorted(numbers(follower).values())
         asked = asking.output
     pauses = [late - early for early, late in itertools.pairwise(came) if late >= killed]
-    failed = len(re.findall("^failed ", asked, re.MULTILINE))
-    return Outage(failed + len(re.findall("^ok ", asked, re.MULTILINE)), failed, max(pauses) / 1e9)
+    failed = re.findall(r"^failed \d+ (.*)", asked, re.MULTILINE)
+    for why in failed:
+        progress(f"a request failed: {why}")
+    return Outage(len(failed) + len(re.findall("^ok ", asked, re.MULTILINE)), len(failed), max(pauses) / 1e9)
 
 
 PROBLEMS = (Failure, AssertionError, OSError, subprocess.SubprocessError, statistics.StatisticsError)

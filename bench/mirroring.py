@@ -13,6 +13,7 @@ from report import markdown, progress, spread
 
 HUGE, SMALL = 1_000_000_000, 11_000  # bytes of files
 NUMBERS = 500
+CATCH_UPS = 5  # at least: they take little time, and differ
 RATIO, HOP = 0.8, 0.015  # what is to be reached: times curl's speed, seconds
 
 
@@ -91,8 +92,8 @@ def measure(rounds: int) -> str:
         size = source.stat().st_size
         with Echo(source, warm=False) as echo:
             curl_a_gigabyte(echo, folder)  # once to warm up
-            for turn in range(rounds):
-                progress(f"catching up: round {turn + 1} of {rounds}")
+            for turn in range(max(rounds, CATCH_UPS)):
+                progress(f"catching up: round {turn + 1} of {max(rounds, CATCH_UPS)}")
                 mirrors.append(mirror_a_gigabyte(echo, size))
                 curls.append(curl_a_gigabyte(echo, folder))
     ratio = statistics.median(curls) / statistics.median(mirrors)
