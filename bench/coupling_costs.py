@@ -162,7 +162,7 @@ def measure(wanted: Sequence[str], rounds: int) -> tuple[str, list[str]]:
     """What is to be printed, and what broke."""
     broken: list[str] = []
     described = machine(f"load {os.getloadavg()[0]:.1f} before")
-    couplings, notes = able(wanted)
+    couplings, notes = able(list(dict.fromkeys(wanted)))
     parts = [*notes]
     with told(broken, "couplings"):
         if couplings:

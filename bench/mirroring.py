@@ -1,5 +1,6 @@
 """What a mirror costs: to catch up, beside curl, and for each number that comes. Two echos on this machine."""
 
+import contextlib
 import os
 import statistics
 import subprocess
@@ -25,9 +26,12 @@ class Mirror(Echo):
 
     def mirrored(self) -> int:
         """Bytes; seen from outside, for to be asked would cost it time."""
-        folder = Path(f"/proc/{self.process.pid}/fd")
-        files = [each for each in folder.iterdir() if os.readlink(each).startswith("/memfd:")]
-        return max((each.stat().st_size for each in files), default=0)
+        sizes = [0]
+        for each in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                if os.readlink(each).startswith("/memfd:"):
+                    sizes.append(each.stat().st_size)
+        return max(sizes)
 
     def catches_up(self, size: int) -> None:
         """Raises Failure."""
