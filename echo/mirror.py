@@ -102,7 +102,8 @@ class Mirror:
         self.via = [self.id]  # what the numbers come through; the last one is this
         self.behind: int | None = None  # bytes, when the source last said
         self.caught_up = False  # once
-        self.unreachable_since: datetime | None = datetime.now(UTC)
+        self.heard = datetime.now(UTC)  # the last of the source
+        self.unreachable_since: datetime | None = self.heard
         self.problem = "was not reached yet"
         self.failures = 0
         self.again = threading.Event()
@@ -168,7 +169,7 @@ class Mirror:
             self.failures += 1
 
     def _failed(self, problem: str) -> None:
-        self.unreachable_since = self.unreachable_since or datetime.now(UTC)
+        self.unreachable_since = self.unreachable_since or self.heard
         if problem != self.problem:
             say(f"{self.source}: {problem}; trying again")
         self.problem = problem
@@ -178,6 +179,7 @@ class Mirror:
         if self.problem:
             say(f"following {self.source}")
         self.problem, self.unreachable_since, self.failures = "", None, 0
+        self.heard = datetime.now(UTC)
 
     @contextlib.contextmanager
     def _get(self, session: requests.Session, query: str, headers: dict[str, str]) -> Iterator[requests.Response]:
@@ -225,6 +227,7 @@ class Mirror:
             modified = response.headers.get("Last-Modified")  # none if that was just now
             changed = parsedate_to_datetime(modified).timestamp() if modified else time.time()
             while block := response.raw.read(BLOCK):
+                self.heard = datetime.now(UTC)
                 self.behind = size - writer.size
                 self._append(block, changed)
             self.behind, self.caught_up = 0, True
@@ -240,6 +243,7 @@ class Mirror:
             self._reached()
             events = Events()
             for data in response.raw.stream(None):
+                self.heard = datetime.now(UTC)
                 lines: list[str] = []
                 for event in events.feed(data):
                     if event.kind == "message":

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -214,12 +215,14 @@ def test_a_rotation_while_the_link_was_cut_loses_nothing(data: Path) -> None:
 
 
 def test_a_source_that_is_silent_is_left(data: Path) -> None:
-    """It is stopped, so that its connections stay open."""
+    """It is stopped, so that its connections stay open. It counts as away since it was heard last."""
     data.write_bytes(b"10\n")
     with serving(data, "--stale", "0") as source, mirroring(f"{source.url}/data") as mirror:
         same(mirror, source)
         source.program.signal(signal.SIGSTOP)
+        stopped = datetime.now(UTC)
         mirror.program.said("does not answer; trying again", within=20)
+        assert datetime.fromisoformat(str(report(mirror)["unreachable_since"])) <= stopped
         assert mirror.get().content == b"10\n"
         source.program.signal(signal.SIGCONT)
         append(data, b"20\n")
