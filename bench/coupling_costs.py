@@ -103,7 +103,7 @@ def able(wanted: Sequence[str]) -> tuple[list[str], list[str]]:
     """The couplings that can run here, and why others cannot."""
     can, why = [], []
     for coupling in wanted:
-        reason = SITUATIONS[NEEDS[coupling]]() if coupling in NEEDS else ""
+        reason = next(filter(None, (SITUATIONS[need]() for need in NEEDS.get(coupling, []))), "")
         if reason:
             why.append(f"{coupling} was left out: {reason}")
         else:
@@ -147,7 +147,7 @@ def measure_couplings(couplings: Sequence[str], rounds: int, broken: list[str]) 
         if "process" in figures:
             figures["process"].shipped = f"{number(changed_file() / 1024)} KiB: a file"
         signals = None
-        if any(NEEDS.get(coupling) in ("kubernetes", "federation") for coupling in couplings):
+        if any("kubernetes" in NEEDS.get(coupling, []) for coupling in couplings):
             signals = stack.enter_context(cluster.signals())
         launcher = Launcher(folder, workshop, image, signals)
         for turn in range(rounds):

@@ -149,7 +149,7 @@ class Clustered:
         coupling: str,
         spaces: Sequence[cluster.Namespace],
         signals: cluster.Signals,
-        ask_for: Callable[[], None],
+        ask_for: Callable[[], object],
     ) -> None:
         self.spaces, self.signals = spaces, signals
         self.near, self.far = spaces[0], spaces[-1]

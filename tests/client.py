@@ -1,38 +1,84 @@
-"""client.py URL SECONDS: GET URL every so many seconds, each time on a new connection.
+"""client.py SECONDS WORKERS URL...: every so many seconds GET the next URL, each time on a new connection.
 
-From the first answer on it prints every failure, and now and then how many requests there were. It is a failure, too,
-when what was served before is not what the answer begins with, although it is of the same generation.
+So many workers share in it, so that one slow answer holds up no other. From the first answer on it prints every
+failure, and now and then how many requests there were. It is a failure, too, when a generation's bytes are not those
+that were served of it before: by the same replica, which adds to them, or by another, which may be behind.
 """
 
 import http.client
+import itertools
 import sys
+import threading
 import time
 import urllib.parse
 
-url, every = urllib.parse.urlsplit(sys.argv[1]), float(sys.argv[2])
-generation, served = "", b""
-requests = 0
-due = time.monotonic()
-while True:
+every, workers = float(sys.argv[1]), int(sys.argv[2])
+urls = [urllib.parse.urlsplit(url) for url in sys.argv[3:]]
+turns = itertools.count()
+begun = time.monotonic()
+lock = threading.Lock()
+served: dict[tuple[str, str], bytes] = {}  # by replica and generation
+longest: dict[str, bytes] = {}  # by generation
+requests, first, slowest = 0, 0.0, 0.0
+
+
+def ask(url: urllib.parse.SplitResult) -> None:
+    """Raises OSError, HTTPException or ValueError for what is a failure."""
+    before = dict(served)
     connection = http.client.HTTPConnection(url.netloc, timeout=2)
     try:
-        connection.request("GET", url.path)
+        connection.request("GET", url._replace(scheme="", netloc="").geturl())
         response = connection.getresponse()
         body = response.read()
-        if response.status != 200:
-            raise ValueError(f"{response.status}: {body[:200]!r}")
-        of = (response.headers["ETag"] or "").partition("-")[0]
-        if of == generation and not body.startswith(served):
-            raise ValueError(f"generation {of} was {served!r} and is {body!r}")
-        generation, served = of, body
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        if requests:
-            print(f"failed: {error!r}", flush=True)
     finally:
         connection.close()
-    if requests or served:
+    if response.status != 200:
+        raise ValueError(f"{response.status}: {body[:200]!r}")
+    if not body.endswith(b"\n"):
+        raise ValueError(f"not whole lines: {body[-200:]!r}")
+    if etag := response.headers["ETag"]:
+        generation = etag.partition("-")[0]
+        compare((response.headers["Via"] or url.netloc, generation), body, before)
+
+
+def compare(key: tuple[str, str], body: bytes, before: dict[tuple[str, str], bytes]) -> None:
+    replica, generation = key
+    if not body.startswith(before.get(key, b"")):
+        raise ValueError(f"{replica}: generation {generation} was {before[key]!r} and is {body!r}")
+    with lock:
+        short, long = sorted((longest.get(generation, b""), body), key=len)
+        if not long.startswith(short):
+            raise ValueError(f"{replica}: generation {generation} is {body!r} and elsewhere {longest[generation]!r}")
+        longest[generation] = long
+        served[key] = max(served.get(key, b""), body, key=len)
+
+
+def account(took: float, error: Exception | None) -> None:
+    global requests, first, slowest
+    with lock:
+        if not requests and error:
+            return  # not there yet
+        first = first or time.monotonic()
         requests += 1
+        slowest = max(slowest, took)
+        if error:
+            print(f"failed: after {took:.3f} s: {error!r}", flush=True)
         if requests % 25 == 1:
-            print(f"requests: {requests}", flush=True)
-    due = max(due + every, time.monotonic())
-    time.sleep(max(0, due - time.monotonic()))
+            seconds = time.monotonic() - first
+            print(f"requests: {requests} in {seconds:.1f} s, slowest {slowest:.3f} s", flush=True)
+
+
+def work() -> None:
+    while True:
+        turn = next(turns)
+        time.sleep(max(0, begun + turn * every - time.monotonic()))
+        start, error = time.monotonic(), None
+        try:
+            ask(urls[turn % len(urls)])
+        except (OSError, ValueError, http.client.HTTPException) as raised:
+            error = raised
+        account(time.monotonic() - start, error)
+
+
+for _ in range(workers):
+    threading.Thread(target=work).start()

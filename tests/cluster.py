@@ -5,6 +5,7 @@ import functools
 import json
 import re
 import secrets
+import shlex
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,7 @@ KUBECTL = (1, 32)  # the port-forward of older ones stands still once a client h
 context = ""  # which cluster; empty: kubectl's current context
 second = ""  # another one, for a federation
 gate = ""  # the first one's address as the second one sees it; empty: that of a node
+link = ""  # a command that cuts the link between the two, or mends it: the word is its last; empty: there is none
 
 
 def command(*args: str, on: str = "") -> list[str]:
@@ -66,10 +68,29 @@ def federation_problem() -> str:
     return problem() or (problem(second) if second else "no second cluster: --second-context says which")
 
 
+def link_problem() -> str:
+    """Why the link between the clusters cannot be cut, or an empty string."""
+    return federation_problem() or ("" if link else "nothing to cut the clusters' link with: --link says what")
+
+
 def address() -> str:
     """Of the first cluster's node ports, as the second one sees it."""
     nodes = json.loads(kubectl("get", "nodes", "--output=json"))["items"]
     return gate or next(each["address"] for each in nodes[0]["status"]["addresses"] if each["type"] == "InternalIP")
+
+
+@contextlib.contextmanager
+def link_cut() -> Iterator[None]:
+    """The link between the two clusters is cut, and mended at the end."""
+
+    def make(state: str) -> None:
+        subprocess.run([*shlex.split(link), state], check=True, timeout=60)
+
+    try:
+        make("cut")
+        yield
+    finally:
+        make("mend")
 
 
 def manifest(name: str) -> list[Object]:
@@ -187,14 +208,19 @@ class Namespace:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.kubectl('describe', 'pods')}") from None
 
+    def settled(self, name: str, replicas: int) -> None:
+        """Wait until a deployment has so many pods, all ready, and none that still ends."""
+        self.ready(f"deployment/{name}")
+        wait_until(lambda: len(self.pods(name, ending=True)) == len(self.pods(name)) == replicas, 60, every=POLL)
+
     def get(self, target: str, *options: str) -> Object:
         found: Object = json.loads(self.kubectl("get", target, *options, "--output=json"))
         return found
 
-    def pods(self, name: str) -> list[Object]:
-        """The pods with this name's label, those that end left out; the oldest is first."""
+    def pods(self, name: str, ending: bool = False) -> list[Object]:
+        """The pods with this name's label, without those that end unless they are asked for; the oldest is first."""
         items: list[Object] = self.get("pods", f"--selector=app.kubernetes.io/name={name}")["items"]
-        living = [pod for pod in items if "deletionTimestamp" not in pod["metadata"]]
+        living = [pod for pod in items if ending or "deletionTimestamp" not in pod["metadata"]]
         return sorted(living, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 
     def pod(self, name: str) -> Object:
@@ -309,7 +335,7 @@ def signals() -> Iterator[Signals]:
 
 
 class Client:
-    """A pod that asks for /data again and again, each time on a new connection, and keeps account; see client.py."""
+    """A pod that asks again and again, each time on a new connection, and keeps account; see client.py."""
 
     def __init__(self, space: Namespace) -> None:
         self.space = space
@@ -323,6 +349,9 @@ class Client:
     def requests(self) -> int:
         return max([int(line.split()[1]) for line in self.told() if line.startswith("requests: ")], default=0)
 
+    def account(self) -> str:
+        return [line for line in self.told() if line.startswith("requests: ")][-1]
+
     def goes_on(self) -> None:
         """Wait for the account of requests that are all yet to come."""
         before = self.requests()
@@ -330,12 +359,13 @@ class Client:
 
 
 @contextlib.contextmanager
-def client(space: Namespace, url: str, every: float = 0.02) -> Iterator[Client]:
+def client(space: Namespace, *urls: str, every: float = 0.02, workers: int = 1) -> Iterator[Client]:
+    """One that asks for these in turn, every so many seconds; it is deleted at the end."""
     program = Path(__file__).with_name("client.py").read_text()
-    space.apply(helper("client", "python", "-c", program, url, str(every)))
+    space.apply(helper("client", "python", "-c", program, str(every), str(workers), *urls))
     try:
         asking = Client(space)
         wait_until(asking.requests, every=POLL)
         yield asking
     finally:
-        space.kubectl("delete", "pod", "client", "--wait=false")
+        space.kubectl("delete", "pod", "client")

@@ -18,12 +18,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--context", default="", help="the Kubernetes cluster, by kubectl's name [the current one]")
     parser.addoption("--second-context", default="", help="another one, for a federation")
     parser.addoption("--gate", metavar="HOST", default="", help="the first as the second one reaches it [its node]")
+    parser.addoption(
+        "--link", metavar="COMMAND", default="", help="cuts or mends the link between the two: the word that follows"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     cluster.context = config.getoption("--context")
     cluster.second = config.getoption("--second-context")
     cluster.gate = config.getoption("--gate")
+    cluster.link = config.getoption("--link")
 
 
 def coupling(item: pytest.Item) -> str:
@@ -41,6 +45,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     given = ci and bool(os.environ.get("KUBECONFIG"))
     skip_where_missing(items, "kubernetes", cluster.problem, must=given)
     skip_where_missing(items, "federation", cluster.federation_problem, must=given and bool(cluster.second))
+    skip_where_missing(items, "link", cluster.link_problem, must=given and bool(cluster.second))
 
 
 def skip_where_missing(items: list[pytest.Item], mark: str, problem: Callable[[], str], must: bool) -> None:

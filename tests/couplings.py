@@ -7,6 +7,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import cluster
@@ -68,18 +69,42 @@ def kubernetes(name: str, target: str) -> Callable[[Path], contextlib.AbstractCo
     return launch
 
 
+@dataclass
+class Federation:
+    """Two clusters, coupled; and with what others may be coupled to the first as the second is."""
+
+    first: cluster.Namespace
+    second: cluster.Namespace
+    source: str
+    secrets: dict[str, str]
+
+    def couple(self, space: cluster.Namespace, **secrets: str) -> None:
+        """What k8s/federation.yaml needs, with secrets other than the right ones."""
+        address = {"source": self.source}
+        space.ask_for(
+            cluster.secret("upstream", **self.secrets | secrets),
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "upstream"}, "data": address},
+        )
+
+
 @contextlib.contextmanager
-def federation(folder: Path) -> Iterator[str]:
+def federated(folder: Path) -> Iterator[Federation]:
+    """Two clusters, coupled and ready."""
     with cluster.namespace() as first, cluster.namespace(cluster.second) as second:
-        federate(first, second, folder, "0.1")
-        for space, names in ((first, ("generator", "gate")), (second, ("echo",))):
+        both = federate(first, second, folder, "0.1")
+        for space, names in ((first, ("generator", "echo", "gate")), (second, ("echo",))):
             for name in names:
                 space.ready(f"deployment/{name}")
-        with second.forward("service/echo") as url:
-            yield url
+        yield both
 
 
-def federate(first: cluster.Namespace, second: cluster.Namespace, folder: Path, interval: str) -> None:
+@contextlib.contextmanager
+def federation(folder: Path) -> Iterator[str]:
+    with federated(folder) as both, both.second.forward("service/echo") as url:
+        yield url
+
+
+def federate(first: cluster.Namespace, second: cluster.Namespace, folder: Path, interval: str) -> Federation:
     """k8s/services.yaml and k8s/gate.yaml in one cluster, k8s/federation.yaml in another: asked for, not waited for."""
     token, host = secrets.token_hex(16), cluster.address()
     certificate, key = self_signed(folder, host)
@@ -89,12 +114,10 @@ def federate(first: cluster.Namespace, second: cluster.Namespace, folder: Path, 
         *without_node_port(cluster.manifest("gate")),
     )
     port = first.get("service/gate")["spec"]["ports"][0]["nodePort"]
-    address = {"source": f"https://{host}:{port}/data"}
-    second.ask_for(
-        cluster.secret("upstream", **{"token": token, "ca.crt": certificate}),
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "upstream"}, "data": address},
-        *cluster.manifest("federation"),
-    )
+    both = Federation(first, second, f"https://{host}:{port}/data", {"token": token, "ca.crt": certificate})
+    both.couple(second)
+    second.ask_for(*cluster.manifest("federation"))
+    return both
 
 
 def self_signed(folder: Path, host: str) -> tuple[str, str]:
@@ -134,9 +157,9 @@ COUPLINGS: dict[str, Callable[[Path], contextlib.AbstractContextManager[str]]] =
 }
 # What a coupling needs: the marks of pyproject.toml.
 NEEDS = {
-    "container": "docker",
-    "pod": "kubernetes",
-    "services": "kubernetes",
-    "volume": "kubernetes",
-    "federation": "federation",
+    "container": ["docker"],
+    "pod": ["kubernetes"],
+    "services": ["kubernetes"],
+    "volume": ["kubernetes"],
+    "federation": ["kubernetes", "federation"],
 }

@@ -22,7 +22,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def needs(coupling: str) -> list[pytest.MarkDecorator]:
-    return [getattr(pytest.mark, NEEDS[coupling])] if coupling in NEEDS else []
+    return [getattr(pytest.mark, mark) for mark in NEEDS.get(coupling, [])]
 
 
 @pytest.fixture(scope="module")

@@ -1,24 +1,41 @@
 """What the looser couplings promise, on a real cluster."""
 
 import contextlib
+import functools
 import json
+import re
 import signal
 import time
 from collections.abc import Iterator
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 
 import cluster
-from cluster import POLL, Signals, client, deployed
+from cluster import POLL, Namespace, Signals, client, deployed, manifest
+from couplings import Federation, federated, self_signed
 from generator.rounds import Numbers
 from generator.settings import parse
 from support import wait_until
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(300)]
 pod_coupling = pytest.mark.coupling("pod")
-services_coupling = pytest.mark.coupling("services")
 volume_coupling = pytest.mark.coupling("volume")
+MARKS = {
+    "pod": [pod_coupling],
+    "services": [pytest.mark.coupling("services")],
+    "volume": [volume_coupling],
+    "federation": [pytest.mark.coupling("federation"), pytest.mark.federation],
+}
+in_services, in_federation = (
+    pytest.mark.parametrize("launched", [pytest.param(name, marks=MARKS[name])], indirect=True)
+    for name in ("services", "federation")
+)
+Launched = Namespace | Federation
 
 FAST = {"GENERATOR_INTERVAL": "0.1"}
 HUNG = 30  # seconds: 20 for the kubelet to replace who hangs, and what a busy machine adds
@@ -28,6 +45,29 @@ HUNG = 30  # seconds: 20 for the kubelet to replace who hangs, and what a busy m
 def signals() -> Iterator[Signals]:
     with cluster.signals() as sender:
         yield sender
+
+
+@pytest.fixture(scope="module")
+def launched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
+    """One deployment of a coupling, for all tests that leave it as it was; it ends before the next one's begins."""
+    if request.param == "federation":
+        with federated(tmp_path_factory.mktemp("federation")) as both:
+            yield both
+    else:
+        with deployed(request.param, FAST) as space:
+            yield space
+
+
+@pytest.fixture
+def services(launched: Launched) -> Namespace:
+    assert isinstance(launched, Namespace)
+    return launched
+
+
+@pytest.fixture
+def federation(launched: Launched) -> Federation:
+    assert isinstance(launched, Federation)
+    return launched
 
 
 def data(url: str) -> requests.Response:
@@ -131,6 +171,202 @@ def test_a_second_generator_says_that_the_file_has_a_writer_and_nothing_is_inter
         assert body.splitlines() == [numbers.lines(1).strip() for _ in body.splitlines()]
 
 
+# Services
+
+
+def load(space: Namespace) -> contextlib.AbstractContextManager[cluster.Client]:
+    """100 requests a second by the Service's name: the last number, and one in ten times all of them."""
+    return client(space, *["http://echo:8000/data?tail=1"] * 9, "http://echo:8000/data", every=0.01, workers=10)
+
+
+@contextlib.contextmanager
+def each_echo(space: Namespace) -> Iterator[list[str]]:
+    """The address of every replica."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(space.forward(f"pod/{pod['metadata']['name']}")) for pod in space.pods("echo")]
+
+
+def generation(url: str) -> str:
+    return data(url).headers["etag"].strip('"').partition("-")[0]
+
+
+def status(url: str) -> dict[str, Any]:
+    answer: dict[str, Any] = requests.get(f"{url}/status", timeout=10).json()
+    return answer
+
+
+def away_since(url: str) -> object:
+    return status(url)["mirror"]["unreachable_since"]
+
+
+@in_services
+def test_no_request_fails_while_echo_is_scaled_and_restarted(services: Namespace) -> None:
+    services.settled("echo", 2)
+    before = {pod["metadata"]["name"] for pod in services.pods("echo")}
+    with load(services) as asking:
+        for replicas in (3, 2):
+            services.kubectl("scale", "deployment/echo", f"--replicas={replicas}")
+            services.settled("echo", replicas)
+        services.kubectl("rollout", "restart", "deployment/echo")
+        services.settled("echo", 2)
+        asking.goes_on()
+        assert asking.failures() == []
+        print(asking.account())
+    assert before.isdisjoint(pod["metadata"]["name"] for pod in services.pods("echo"))
+
+
+@in_services
+def test_every_replica_has_the_same_bytes_under_the_same_etag(services: Namespace) -> None:
+    """The size that one has now, the other has sooner or later, and then knows its ETag."""
+
+    def by_its_etag(url: str, there: requests.Response) -> bytes:
+        headers = {"Range": f"bytes=0-{len(there.content) - 1}", "If-Range": there.headers["etag"]}
+        answer = requests.get(f"{url}/data", headers=headers, timeout=10)
+        assert answer.status_code == 206
+        return answer.content
+
+    services.settled("echo", 2)
+    with each_echo(services) as (one, other), services.forward("service/generator") as source:
+        for asked, there in [(one, data(other)), (other, data(one)), (source, data(one)), (source, data(other))]:
+            assert wait_until(functools.partial(by_its_etag, asked, there), every=POLL) == there.content
+
+
+@in_services
+def test_without_the_generator_echo_serves_on_and_then_follows_the_next_generation(services: Namespace) -> None:
+    """Its pod goes, and once there is another one that is deleted, too; nobody ever sees two generations mixed."""
+    services.settled("echo", 2)
+    addresses = [f"http://{pod['status']['podIP']}:8000/data" for pod in services.pods("echo")]
+    with each_echo(services) as urls, client(services, *addresses, "http://echo:8000/data") as asking:
+
+        def all_follow(former: str) -> str:
+            """The generation that all have now, whose bytes are the source's."""
+
+            def now() -> str:
+                there = data(source)
+                for url in urls:
+                    assert generation(url) == generation(source) != former
+                    assert there.content.startswith(data(url).content[: len(there.content)])
+                return generation(source)
+
+            with services.forward("service/generator") as source:
+                return wait_until(now, within=60, every=POLL)
+
+        first = generation(urls[0])
+        services.kubectl("scale", "deployment/generator", "--replicas=0")
+        services.settled("generator", 0)
+        for url in urls:
+            assert wait_until(functools.partial(away_since, url), every=POLL)
+            assert requests.get(f"{url}/readyz", timeout=10).status_code == 200
+            assert data(url).content == data(urls[0]).content
+            assert generation(url) == first
+        services.kubectl("scale", "deployment/generator", "--replicas=1")
+        second = all_follow(first)
+        services.kubectl("delete", "pod", services.pod("generator")["metadata"]["name"], "--wait=false")
+        all_follow(second)
+        asking.goes_on()
+        assert asking.failures() == []
+    services.settled("generator", 1)
+
+
+# A federation
+
+
+@in_federation
+@pytest.mark.link
+def test_a_cut_link_is_said_and_made_up_for_when_it_is_mended(federation: Federation) -> None:
+    """For 20 s; the second cluster serves on, ready, and says how stale it is and since when."""
+    first, second = federation.first, federation.second
+    second.settled("echo", 2)
+    with (
+        first.forward("service/echo") as source,
+        each_echo(second) as urls,
+        client(second, "http://echo:8000/data") as asking,
+    ):
+        before = data(urls[0]).content
+        with cluster.link_cut():
+            for url in urls:
+                said = wait_until(functools.partial(told, url), within=60, every=POLL)
+                assert said["problem"] is None
+                assert said["mirror"]["problem"] == "does not answer"
+                ready = requests.get(f"{url}/readyz", timeout=10)
+                assert ready.status_code == 200
+                assert re.match(
+                    rf"ready: the newest number is \d\d\.\d s old; {federation.source} does not answer, since 2",
+                    ready.text,
+                )
+        there, mended = data(source), time.monotonic()
+        assert len(there.content) > len(before)
+
+        def caught_up() -> bool:
+            for url in urls:
+                assert data(url).content.startswith(there.content)
+                assert status(url)["mirror"]["unreachable_since"] is None
+            return True
+
+        wait_until(caught_up, within=6, every=POLL)
+        print(f"caught up {time.monotonic() - mended:.1f} s after the link was mended")
+        assert there.content.startswith(before)
+        asking.goes_on()
+        assert asking.failures() == []
+        print(asking.account())
+
+
+def told(url: str) -> dict[str, Any]:
+    """The status, once the newest number is more than 20 s old: the source was away for about as long."""
+    response = requests.get(f"{url}/status", timeout=10)
+    found: dict[str, Any] = response.json()
+    assert found["age"] > 20
+    since = datetime.fromisoformat(found["mirror"]["unreachable_since"])
+    away = (parsedate_to_datetime(response.headers["date"]) - since).total_seconds()
+    assert abs(away - found["age"]) < 2.5
+    return found
+
+
+@in_federation
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        ("token", r"401: it wants a token, or another one: .*"),
+        ("ca.crt", r"self[- ]signed certificate.*|unable to get local issuer certificate"),
+    ],
+    ids=["token", "authority"],
+)
+def test_a_wrong_secret_is_said_in_a_line_and_survived(
+    federation: Federation, tmp_path: Path, wrong: str, words: str
+) -> None:
+    """And the right one needs no restart."""
+    refusal = rf"^{federation.source}: (?:{words}); trying again$"
+    other = {"token": "wrong", "ca.crt": self_signed(tmp_path, cluster.address())[0]}
+    with cluster.namespace(cluster.second) as space, contextlib.ExitStack() as stack:
+        federation.couple(space, **{wrong: other[wrong]})
+        space.ask_for(*manifest("federation"))
+        pods = wait_until(lambda: running_pods(space), every=POLL)
+        logs = [stack.enter_context(space.log(pod, "echo")) for pod in pods]
+        for log in logs:
+            log.said(refusal)
+        for pod in pods:
+            with space.forward(f"pod/{pod}") as url:
+                assert requests.get(f"{url}/healthz", timeout=10).status_code == 200
+                refused = requests.get(f"{url}/readyz", timeout=10)
+                assert (refused.status_code, bool(re.search(words, refused.text))) == (503, True)
+                assert requests.get(f"{url}/data", timeout=10).status_code == 503
+        space.ask_for(cluster.secret("upstream", **federation.secrets))
+        for pod in pods:  # or it takes the kubelet a minute to see it
+            space.kubectl("annotate", "pod", pod, "secret=right")
+        space.ready("deployment/echo")
+        for pod, log in zip(pods, logs, strict=True):
+            log.said(f"^following {federation.source}$")
+            assert len(re.findall(refusal, log.output, re.MULTILINE)) == 1
+            (container,) = space.get(f"pod/{pod}")["status"]["containerStatuses"]
+            assert container["restartCount"] == 0
+
+
+def running_pods(space: Namespace) -> list[str]:
+    """The names of echo's pods, once both run."""
+    pods = [pod for pod in space.pods("echo") if pod["status"]["phase"] == "Running"]
+    return [pod["metadata"]["name"] for pod in pods] if len(pods) == 2 else []
+
+
 # The end of a pod
 
 WORDS = {  # when it works, and its last ones
@@ -138,21 +374,25 @@ WORDS = {  # when it works, and its last ones
     "adapter": (r"^serving ", r"^stopped: \d+ requests answered"),
     "echo": (r"^serving ", r"^stopped: \d+ requests answered"),
 }
+PODS = {
+    "pod": ["appcoup"],
+    "services": ["generator", "echo"],
+    "volume": ["generator", "echo"],
+    "federation": ["gate", "echo"],
+}
 
 
 @pytest.mark.parametrize(
-    "coupling, name",
-    [
-        pytest.param("pod", "appcoup", marks=pod_coupling),
-        pytest.param("services", "generator", marks=services_coupling),
-        pytest.param("services", "echo", marks=services_coupling),
-        pytest.param("volume", "generator", marks=volume_coupling),
-        pytest.param("volume", "echo", marks=volume_coupling),
-    ],
+    "launched, name",
+    [pytest.param(coupling, name, marks=MARKS[coupling]) for coupling, names in PODS.items() for name in names],
+    indirect=["launched"],
 )
-def test_a_deleted_pod_stops_cleanly_well_inside_its_grace_period(coupling: str, name: str) -> None:
+def test_a_deleted_pod_stops_cleanly_well_inside_its_grace_period(launched: Launched, name: str) -> None:
     """Every program in it says its last words and ends with status 0, in less than three quarters of the time."""
-    with deployed(coupling, FAST) as space, contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
+        space = launched
+        if isinstance(space, Federation):
+            space = space.first if name == "gate" else space.second
         pod = space.pods(name)[0]
         id, containers = pod["metadata"]["name"], [each["name"] for each in pod["spec"]["containers"]]
         states = stack.enter_context(space.watch("pod", id))
