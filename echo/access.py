@@ -2,6 +2,7 @@
 
 import hmac
 import re
+import ssl
 from pathlib import Path
 
 from echo.settings import Settings
@@ -17,8 +18,6 @@ class Access:
         self.secret = ""
         self.context = None
         if settings.tls_cert:
-            import ssl
-
             self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self.load()
 
@@ -29,6 +28,7 @@ class Access:
             self.secret = read_token(token)
         if self.context and cert and key:
             try:
+                ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(cert, key)  # a failure leaves half
                 self.context.load_cert_chain(cert, key)
             except OSError as error:  # SSLError is one, and names no file
                 raise ValueError(f"{cert} and {key} are not a certificate and its key: {error.strerror}") from None

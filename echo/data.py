@@ -162,7 +162,8 @@ class Data:
         if generation_and_offset:
             name, offset = generation_and_offset
             generation = self.source.find(name)
-            if not generation or generation.lost:
+            cut = generation and generation.cut and generation.next and offset >= generation.size
+            if not generation or generation.lost or cut:
                 return Position(self.source.current, 0, format), name
             position = Position(generation, offset, format)
         elif query.tail is not None:

@@ -53,6 +53,7 @@ class Generation:
         self.size = size  # bytes of whole lines, so far
         self.next: Generation | None = None  # once nothing more comes to this one
         self.lost = False  # its bytes can no longer be had
+        self.cut = False  # nor what came to it after these
         self.counted = self.numbers = 0  # bytes, and numbers in them
 
     def end(self, successor: "Generation") -> None:

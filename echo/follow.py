@@ -120,7 +120,8 @@ class Position:
                 self.offset, data = pieces.get(generation, self.offset, self.format)
                 return data
             self._turn()
-            if said := self.format.gone(generation.name) if behind else self.format.begins(self.generation.name):
+            lost = behind or generation.cut
+            if said := self.format.gone(generation.name) if lost else self.format.begins(self.generation.name):
                 return said
         return b""
 

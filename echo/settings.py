@@ -57,7 +57,7 @@ def address(text: str) -> tuple[str, int]:
 
 def source(text: str) -> Path | str:
     """The data file, or where it will be; or the address of another echo's /data."""
-    if re.match("[A-Za-z][A-Za-z0-9+.-]*:/", text):
+    if re.match("[A-Za-z][A-Za-z0-9+.-]*:/|https?:", text):
         return url(text)
     path = Path(text)
     if os.path.isdir(path):
@@ -71,14 +71,16 @@ def url(text: str) -> str:
     """Of another echo's /data."""
     try:
         parts = urlsplit(text)
-        right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        host = parts.hostname or ""
+        proper = re.fullmatch("[0-9A-Za-z_:-][0-9A-Za-z._:-]*", host) and text.isprintable() and " " not in text
+        right = parts.scheme in ("http", "https") and bool(proper) and parts.port != 0
     except ValueError:
         right = False
     if not right:
-        raise argparse.ArgumentTypeError(f"{text!r} is not http://HOST:PORT/data nor https://HOST:PORT/data")
+        raise argparse.ArgumentTypeError("the URL is not http://HOST:PORT/data nor https://HOST:PORT/data")
     if parts.username is not None or parts.query or parts.fragment or not parts.path.strip("/"):
         better = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/') or '/data'}"
-        raise argparse.ArgumentTypeError(f"{text!r} is more or less than a host and a path: give {better}")
+        raise argparse.ArgumentTypeError(f"the URL is more or less than a host and a path: give {better}")
     return text
 
 
@@ -154,4 +156,6 @@ def parse(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.env
             if getattr(settings, name) is not None:
                 flag = f"--{name.replace('_', '-')}"
                 parser.error(f"{flag} ({variable(flag)}) goes with a URL as --source (ECHO_SOURCE) only")
+    elif settings.source_ca and not settings.source.startswith("https:"):
+        parser.error("--source-ca (ECHO_SOURCE_CA) goes with an https URL as --source (ECHO_SOURCE) only")
     return settings

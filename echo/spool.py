@@ -19,6 +19,7 @@ class Writer:
     def __init__(self, file: Descriptor, name: str, size: int) -> None:
         self.file, self.name = file, name
         self.written = self.size = size  # bytes; and those of whole lines
+        self.last = b"\n"  # byte
 
     @property
     def position(self) -> str:
@@ -32,6 +33,7 @@ class Writer:
                 done += os.pwrite(self.file.fd, memoryview(block)[done:], start + done)
         finally:
             self.written = start + done
+            self.last = block[done - 1 : done] or self.last
             if end := block.rfind(b"\n", 0, done) + 1:
                 self.size = start + end
         if self.written - self.size > LONGEST:
@@ -39,7 +41,7 @@ class Writer:
 
     def rewind(self) -> None:
         """Forget the torn line that a broken connection left."""
-        self.written = self.size
+        self.written, self.last = self.size, b"\n"
 
 
 class Spool:
@@ -84,7 +86,7 @@ class Spool:
 
     def open(self, name: str) -> Writer:
         """Begin the file of a generation, or go on with it. Raises OSError."""
-        if generation := self.living.get(name):
+        if (generation := self.living.get(name)) and not generation.lost:
             return Writer(generation.descriptor, name, generation.size)
         if not self.folder:
             return Writer(Descriptor(os.memfd_create(name, os.MFD_CLOEXEC)), name, 0)
@@ -97,8 +99,8 @@ class Spool:
         """So many bytes of whole lines are there now, and the newest is of then."""
         before = self.current
         if before and before.name == writer.name:
-            self.grown += size - before.size
-            before.size = size
+            self.grown += max(0, size - before.size)
+            before.size = max(before.size, size)
         else:
             self.grown += size
             self.current = self.living[writer.name] = Generation(writer.file, writer.name, size)
@@ -114,6 +116,11 @@ class Spool:
         self.changed = changed
         self.snapshot = None
 
+    def cut(self) -> None:
+        """The source has no more of the generation of now, which may have had more."""
+        if self.current:
+            self.current.cut = True
+
     def look(self) -> Snapshot:
         """The data as they are now. Raises NotReady."""
         if not self.current or not self.current.size:
@@ -125,6 +132,3 @@ class Spool:
     def find(self, name: str) -> Generation | None:
         """A generation that can still be read."""
         return self.living.get(name)
-
-    def reopen(self) -> None:
-        """The files are our own: there is nothing to do."""
