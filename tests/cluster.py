@@ -352,6 +352,11 @@ class Client:
     def account(self) -> str:
         return [line for line in self.told() if line.startswith("requests: ")][-1]
 
+    def rate(self) -> float:
+        """Requests a second since the first answer."""
+        _, requests, _, seconds, *_ = self.account().split()
+        return int(requests) / float(seconds)
+
     def goes_on(self) -> None:
         """Wait for the account of requests that are all yet to come."""
         before = self.requests()
