@@ -22,16 +22,16 @@ class Access:
         self.load()
 
     def load(self) -> None:
-        """Read the files."""
+        """Read the files: all of them, or none is taken."""
         token, cert, key = self.settings.token_file, self.settings.tls_cert, self.settings.tls_key
-        if token:
-            self.secret = read_token(token)
+        secret = read_token(token) if token else ""
         if self.context and cert and key:
             try:
                 ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(cert, key)  # a failure leaves half
                 self.context.load_cert_chain(cert, key)
             except OSError as error:  # SSLError is one, and names no file
                 raise ValueError(f"{cert} and {key} are not a certificate and its key: {error.strerror}") from None
+        self.secret = secret
 
     def admits(self, path: str, authorization: str) -> bool:
         """Whether these are open to all or the secret is shown (RFC 6750, 2.1); takes as long whatever is wrong."""

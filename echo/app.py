@@ -102,7 +102,7 @@ class App:
             raise NotReady("stopping")
         newest = f"the newest number is {age:.1f} s old{self.feed.remark()}"
         if unready := self.feed.unready():
-            raise NotReady(unready)
+            raise NotReady(f"{unready}: {newest}")
         if self.settings.stale and age > self.settings.stale:
             raise NotReady(f"stale: {newest}, more than {self.settings.stale:g} s")
         await exchange.text(200, f"ready: {newest}")

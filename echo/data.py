@@ -13,13 +13,10 @@ from echo.exchange import TEXT, Exchange, say
 from echo.figures import Rate
 from echo.follow import EVENTS, LINES, Follower, Followers, Format, Pieces, Position, Turns
 from echo.query import BadQuery, Query, parse_position, parse_query
-from echo.source import Source
+from echo.source import Feed, Source
 
 CHUNK = 2**18  # bytes sent at a time, and kept for a reader that stalls; 64 KiB took five times as long
-PULSE, QUIET = (
-    2.5,
-    2.5,
-)  # seconds: so often, who was told nothing for so long is sent a heartbeat; a mirror relies on it
+PULSE = 2.5  # seconds: so often, who was told nothing for as long is sent a heartbeat; a mirror relies on it
 
 
 @dataclass(frozen=True)
@@ -37,8 +34,9 @@ class State:
 class Data:
     """Answers what is asked of a data file."""
 
-    def __init__(self, source: Source, followers: int) -> None:
+    def __init__(self, source: Source, feed: Feed, followers: int) -> None:
         self.source = source
+        self.feed = feed
         self.followers = Followers(followers)
         self.pieces = Pieces()
         self.turns = Turns()
@@ -161,7 +159,7 @@ class Data:
         assert self.source.current
         if generation_and_offset:
             name, offset = generation_and_offset
-            generation = self.source.find(name)
+            generation = self.source.find(name) or await self.feed.awaited(name)
             cut = generation and generation.cut and generation.next and offset >= generation.size
             if not generation or generation.lost or cut:
                 return Position(self.source.current, 0, format), name
@@ -215,7 +213,7 @@ class Data:
                         await self.turns.pause()
                 elif self.stopping:
                     break
-                elif format.heartbeat and time.monotonic() - follower.told >= QUIET:
+                elif format.heartbeat and time.monotonic() - follower.told >= PULSE:
                     await exchange.body(format.heartbeat, more=True)
                     follower.told = time.monotonic()
                 else:
@@ -230,7 +228,7 @@ class Data:
         """Wake the silent now and then, for a heartbeat."""
         while True:
             await asyncio.sleep(PULSE)
-            self.followers.wake(QUIET)
+            self.followers.wake(PULSE)
 
 
 def last_modified(changed: float, now: float) -> datetime | None:

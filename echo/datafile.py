@@ -47,9 +47,12 @@ class Descriptor:
 class Generation:
     """One file, which is only ever appended to, as those see it who follow it."""
 
-    def __init__(self, descriptor: Descriptor, name: str, size: int) -> None:
-        self.descriptor = descriptor
+    descriptor: Descriptor  # once there is something to read, and until it is lost
+
+    def __init__(self, name: str, descriptor: Descriptor | None = None, size: int = 0) -> None:
         self.name = name
+        if descriptor:
+            self.descriptor = descriptor
         self.size = size  # bytes of whole lines, so far
         self.next: Generation | None = None  # once nothing more comes to this one
         self.lost = False  # its bytes can no longer be had
@@ -181,7 +184,7 @@ class DataFile:
             self.grown += max(0, size - before.size)
             before.size = max(before.size, size)
             return
-        self.current = self.living[name] = Generation(descriptor, name, size)
+        self.current = self.living[name] = Generation(name, descriptor, size)
         if before or self.waited:
             self.grown += size
         rotated = self._rotated()
@@ -203,7 +206,7 @@ class DataFile:
             descriptor = Descriptor.of(self.path.with_name(f"{self.path.name}.1"))
             seen = os.fstat(descriptor.fd)
             if size := whole_lines(descriptor.read, seen.st_size):
-                return Generation(descriptor, identify(descriptor, seen, size, 0), size)
+                return Generation(identify(descriptor, seen, size, 0), descriptor, size)
         return None
 
     def find(self, name: str) -> Generation | None:

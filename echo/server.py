@@ -204,7 +204,7 @@ async def serve(settings: Settings, listener: socket.socket) -> int:
     """
     access = Access(settings)
     source, feed = open_source(settings)
-    data = Data(source, room_for(settings.followers))
+    data = Data(source, feed, room_for(settings.followers))
     app = App(settings, data, feed, access)
     config = Config(
         app,

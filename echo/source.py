@@ -32,6 +32,7 @@ class Feed(Protocol):
     def unready(self) -> str: ...  # why what there is is not to be served yet, or nothing
     def remark(self) -> str: ...  # what else /readyz should say
     def report(self) -> Mapping[str, object] | None: ...  # how it goes, for /status
+    async def awaited(self, name: str) -> Generation | None: ...  # one that is yet to come here; raises NotReady
     async def run(self, look: Callable[[], bool]) -> None: ...  # calls `look` each time, until cancelled
 
 

@@ -1,20 +1,22 @@
 """The data of another echo in files of our own: served as if they were local, also while that one is away."""
 
-import contextlib
 import fcntl
 import os
 import re
 import weakref
 from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 
-from echo.datafile import LONGEST, Descriptor, Generation, NotReady, Snapshot, whole_lines
+from echo.datafile import LONGEST, SMALL, Descriptor, Generation, NotReady, Snapshot
+from echo.exchange import say
+from echo.numbers import are_numbers
 
 KEPT = 2  # generations: the one of now, and the one before for who is still in it
 
 
 class Writer:
-    """Appends to the file of a generation, in the thread that follows the source."""
+    """Appends to the file of a generation, in the thread that follows the source; nothing but numbers."""
 
     def __init__(self, file: Descriptor, name: str, size: int) -> None:
         self.file, self.name = file, name
@@ -25,19 +27,37 @@ class Writer:
     def position(self) -> str:
         return f"{self.name}-{self.size}"
 
-    def append(self, block: bytes) -> None:
-        """As much of it as the file takes. Raises OSError, with no line lost or torn."""
+    def append(self, block: bytes, changed: float) -> None:
+        """As much of it as the file takes; it is of that Unix time. Raises OSError, with no line lost or torn.
+
+        Raises ValueError, with nothing written, if these are no numbers.
+        """
+        if not are_numbers(block, self.last):
+            raise ValueError("its data are no numbers, one a line")
         start, done = self.written, 0
         try:
             while done < len(block):
                 done += os.pwrite(self.file.fd, memoryview(block)[done:], start + done)
+            os.utime(self.file.fd, (changed, changed))  # for who goes on with the file
         finally:
-            self.written = start + done
-            self.last = block[done - 1 : done] or self.last
-            if end := block.rfind(b"\n", 0, done) + 1:
-                self.size = start + end
+            self._took(block[:done])
         if self.written - self.size > LONGEST:
             raise ValueError(f"a line of more than {LONGEST} bytes is no number")
+
+    def _took(self, block: bytes) -> None:
+        if end := block.rfind(b"\n") + 1:
+            self.size = self.written + end
+        self.written += len(block)
+        self.last = block[-1:] or self.last
+
+    def resume(self) -> bool:
+        """Go on with what is in the file, up to a torn last line; whether it is all numbers."""
+        while block := self.file.read(self.written, self.written + SMALL):
+            if not are_numbers(block, self.last):
+                return False
+            self._took(block)
+        self.rewind()
+        return bool(self.size)
 
     def rewind(self) -> None:
         """Forget the torn line that a broken connection left."""
@@ -58,6 +78,7 @@ class Spool:
         self.writer: Writer | None = None  # to go on with
         self.living: weakref.WeakValueDictionary[str, Generation] = weakref.WeakValueDictionary()
         self.kept: deque[Generation] = deque()
+        self.awaited: dict[str, Generation] = {}  # which the source has already
         self.snapshot: Snapshot | None = None
         self.changed = 0.0  # Unix time of the newest number
         self.grown = self.turns = 0
@@ -70,51 +91,70 @@ class Spool:
             self._load(folder)
 
     def _load(self, folder: Path) -> None:
-        """What an earlier run left."""
+        """What an earlier run left; what was written to last is the generation of now."""
         left = [path for path in folder.iterdir() if re.fullmatch("[0-9a-f]{16}", path.name)]
-        for path in sorted(left, key=lambda path: path.stat().st_mtime):
-            writer = self.open(path.name)
-            there = os.fstat(writer.file.fd)
-            with contextlib.suppress(NotReady):
-                writer.written = writer.size = whole_lines(writer.file.read, there.st_size)
-            if writer.size:
-                self.grew(writer, writer.size, there.st_mtime)
+        for path in sorted(left, key=lambda path: path.stat().st_ctime_ns):
+            writer = Writer(Descriptor(os.open(path, os.O_RDWR | os.O_CLOEXEC)), path.name, 0)
+            if writer.resume():
+                self.grew(writer, writer.size, path.stat().st_mtime)
                 self.writer = writer
             else:
+                say(f"{path} is not whole lines of numbers: it is mirrored anew")
                 path.unlink()
         self.turns = self.grown = 0
 
-    def open(self, name: str) -> Writer:
-        """Begin the file of a generation, or go on with it. Raises OSError."""
-        if (generation := self.living.get(name)) and not generation.lost:
+    def open(self, name: str, anew: bool = False) -> Writer:
+        """Begin the file of a generation, or go on with it unless it is to be begun anew. Raises OSError."""
+        generation = self.living.get(name)
+        if generation and generation.size and not generation.lost and not anew:
             return Writer(generation.descriptor, name, generation.size)
         if not self.folder:
             return Writer(Descriptor(os.memfd_create(name, os.MFD_CLOEXEC)), name, 0)
-        fd = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
-        return Writer(Descriptor(fd), name, 0)
+        path = self.folder / name
+        path.unlink(missing_ok=True)  # who reads it goes on with it
+        return Writer(Descriptor(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o664)), name, 0)
 
     # What follows runs in the thread that serves.
 
     def grew(self, writer: Writer, size: int, changed: float) -> None:
         """So many bytes of whole lines are there now, and the newest is of then."""
         before = self.current
-        if before and before.name == writer.name:
+        if before and before.descriptor is writer.file:
             self.grown += max(0, size - before.size)
             before.size = max(before.size, size)
+            before.cut = False  # should the source have said so: it goes on with it
         else:
             self.grown += size
-            self.current = self.living[writer.name] = Generation(writer.file, writer.name, size)
-            if before:
-                before.next = self.current
-                self.turns += 1
-            self.kept.append(self.current)
-            while len(self.kept) > KEPT:
-                oldest = self.kept.popleft()
-                oldest.lose()
-                if self.folder and oldest.name != writer.name:
-                    (self.folder / oldest.name).unlink(missing_ok=True)
+            self._turn(writer, size)
         self.changed = changed
         self.snapshot = None
+
+    def _turn(self, writer: Writer, size: int) -> None:
+        """A generation takes the place of the one before; or its own, if what was taken for it was another."""
+        before = self.current
+        generation = self.awaited.pop(writer.name, None) or Generation(writer.name)
+        generation.descriptor, generation.size = writer.file, size
+        self.current = self.living[writer.name] = generation
+        if before:
+            before.next = generation
+            self.turns += 1
+            if before.name == writer.name:
+                self.kept.remove(before)
+                before.cut = True
+                before.lose()
+            elif before.cut:
+                self._remove(before)  # a later run would not know that something is missing
+        self.kept.append(generation)
+        while len(self.kept) > KEPT:
+            oldest = self.kept.popleft()
+            oldest.lose()
+            if oldest.name != writer.name:
+                self._remove(oldest)
+
+    def _remove(self, generation: Generation) -> None:
+        """From the folder; who reads it goes on with it."""
+        if self.folder:
+            (self.folder / generation.name).unlink(missing_ok=True)
 
     def cut(self) -> None:
         """The source has no more of the generation of now, which may have had more."""
@@ -132,3 +172,16 @@ class Spool:
     def find(self, name: str) -> Generation | None:
         """A generation that can still be read."""
         return self.living.get(name)
+
+    def expect(self, name: str) -> Generation:
+        """A generation that is yet to come, for who has begun with it elsewhere."""
+        if not (generation := self.living.get(name)):
+            generation = self.living[name] = self.awaited[name] = Generation(name)
+        return generation
+
+    def give_up(self, awaited: Iterable[Generation]) -> None:
+        """Of these, what has not come by now will not come."""
+        for generation in awaited:
+            if self.awaited.pop(generation.name, None):
+                generation.lost = generation.cut = True
+                generation.next = self.current

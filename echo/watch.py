@@ -50,6 +50,9 @@ class Watch:
     def report(self) -> None:
         return None
 
+    async def awaited(self, name: str) -> None:
+        return None
+
     async def run(self, look: Callable[[], bool]) -> None:
         """Until cancelled."""
         self.look = look

@@ -265,7 +265,7 @@ def test_a_folder_is_not_ready(path: Path) -> None:
 
 def test_a_line_longer_than_a_piece_is_refused_not_waited_for(path: Path) -> None:
     path.write_bytes(b"1\n" + b"7" * 1000 + b"\n2\n")
-    generation = Generation(Descriptor.of(path), "", path.stat().st_size)
+    generation = Generation("", Descriptor.of(path), path.stat().st_size)
     assert generation.lines(0, 100) == b"1\n"
     with pytest.raises(ValueError, match="no line ends in 100 bytes from 2 on"):
         generation.lines(2, 100)

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,10 +20,11 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echo.mirror import LONGEST_PAUSE, SHORTEST_PAUSE, Event, Events, Refused, are_numbers, pause
+from echo.mirror import LONGEST_PAUSE, OVERLAP, SHORTEST_PAUSE, Event, Events, Refused, pause
+from echo.numbers import are_numbers
 from support import free_port, running, wait_until
-from test_echo import Echo, append, numbers, refusal, replace, serving
-from test_follow import EVENTS, Stream, rotate
+from test_echo import MEGABYTES, Echo, append, numbers, refusal, replace, serving
+from test_follow import EVENTS, Stream, rewrite, rotate
 
 # Pure parts
 
@@ -42,18 +44,21 @@ LINES = st.lists(st.integers(-(10**18), 10**18).map(lambda number: b"%d\n" % num
 
 
 @given(LINES, st.integers(0, 100), st.integers(0, 100))
-def test_any_part_of_a_file_of_numbers_is_believed(lines: bytes, start: int, stop: int) -> None:
-    assert are_numbers(lines[start:stop])
+def test_any_part_of_a_file_of_numbers_is_believed(lines: bytes, start: int, length: int) -> None:
+    assert are_numbers(lines[start : start + length], lines[start - 1 : start] if start else b"\n")
+
+
+@given(st.lists(st.sampled_from([b"-", b"\n", b"0", b"17", b"9" * 20])).map(b"".join), st.integers(0, 100))
+def test_only_what_can_be_the_beginning_of_such_a_file_is_believed_in_whatever_pieces(data: bytes, cut: int) -> None:
+    proper = bool(re.fullmatch(rb"(-?[0-9]+\n)*(-?[0-9]*)?", data))
+    first, rest = data[:cut], data[cut:]
+    assert are_numbers(data) == proper
+    assert (are_numbers(first) and are_numbers(rest, first[-1:] or b"\n")) == proper
 
 
 @given(LINES, st.binary(min_size=1).filter(lambda block: block.translate(None, b"0123456789-\n")), LINES)
 def test_no_other_byte_is_believed(before: bytes, other: bytes, after: bytes) -> None:
     assert not are_numbers(before + other + after)
-
-
-@pytest.mark.parametrize("block", [b"1-2\n", b"--1\n", b"1\n-\n", b"1-\n", b"-\n-5\n"])
-def test_signs_stand_before_a_number(block: bytes) -> None:
-    assert not are_numbers(block)
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 10**9))), st.lists(st.integers(0, 2000)))
@@ -189,6 +194,7 @@ def test_it_serves_on_while_the_source_is_away_and_says_since_when(data: Path) -
         mirror.program.said("trying again")
         wait_until(lambda: report(mirror)["unreachable_since"] is not None)
         assert mirror.get().content == b"10\n"
+        assert report(mirror)["behind"] is None
         ready = mirror.get("/readyz")
         assert (ready.status_code, "since" in ready.text) == (200, True)
         append(data, b"20\n")
@@ -274,11 +280,287 @@ def test_a_source_that_returns_to_an_older_generation_is_followed(data: Path, tm
         same(mirror, first)
         first.program.signal(signal.SIGKILL)
         os.replace(older, data)
+        os.utime(data, (1e9, 1e9))
         again = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
         same(mirror, again)
+        assert mirror.get().headers["last-modified"] == again.get().headers["last-modified"]
         append(data, b"30\n")
         same(mirror, again)
         assert mirror.program.process.poll() is None
+
+
+class Relay:
+    """Passes connections on to a port.
+
+    What those of now send back can be held, or they be cut; new ones can be refused, go to other ports, or break off.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.target = port
+        self.others: list[int] = []  # ports of the next ones
+        self.refuses = False
+        self.most: int | None = None  # bytes that each sends back
+        self.clients: list[socket.socket] = []
+        self.gates: list[threading.Event] = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}/data"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> "Relay":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.release()
+
+    def hold(self) -> None:
+        for gate in self.gates:
+            gate.clear()
+
+    def release(self) -> None:
+        for gate in self.gates:
+            gate.set()
+
+    def cut(self) -> None:
+        for client in self.clients:
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                self.clients.append(client)
+                threading.Thread(target=self._pass, args=(client,), daemon=True).start()
+
+    def _pass(self, client: socket.socket) -> None:
+        gate = threading.Event()
+        gate.set()
+        self.gates.append(gate)
+        with contextlib.suppress(OSError), client:
+            if self.refuses:
+                return
+            with socket.create_connection(("127.0.0.1", self.others.pop(0) if self.others else self.target)) as server:
+                back = threading.Thread(target=self._pump, args=(server, client, gate), daemon=True)
+                back.start()
+                self._pump(client, server, None)
+                back.join()
+
+    def _pump(self, source: socket.socket, target: socket.socket, gate: threading.Event | None) -> None:
+        passed = 0
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if gate:
+                    gate.wait()
+                    passed += len(data)
+                    if self.most and passed > self.most:
+                        source.shutdown(socket.SHUT_RDWR)
+                        break
+                target.sendall(data)
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize("turn", [rotate, replace])
+@pytest.mark.parametrize("chain", [False, True], ids=["mirror", "mirror of a mirror"])
+def test_who_comes_with_a_generation_that_is_yet_to_come_waits_for_it(
+    source: Echo, data: Path, turn: Callable[[Path, bytes], None], chain: bool
+) -> None:
+    """As from another replica, which is ahead: it has no number twice, and misses none."""
+    with contextlib.ExitStack() as stack:
+        relay = stack.enter_context(Relay(source.port))
+        mirror = stack.enter_context(mirroring(relay.url))
+        if chain:
+            mirror = stack.enter_context(mirroring(f"{mirror.url}/data"))
+        same(mirror, source)
+        relay.hold()
+        turn(data, b"40\n50\n")
+        wait_until(lambda: source.get().content == b"40\n50\n")
+        ahead = source.get().headers["etag"].strip('"').partition("-")[0]
+        events = stack.enter_context(Stream(mirror.url, "", {**EVENTS, "Last-Event-ID": f"{ahead}-3"}))
+        text = stack.enter_context(Stream(mirror.url, f"&last-event-id={ahead}-3"))
+        wait_until(lambda: mirror.get("/status").json()["followers"] == 2)
+        assert mirror.get().content == b"10\n20\n30\n"
+        relay.release()
+        text.has(b"50\n")
+        wait_until(lambda: events.events() == [("message", f"{ahead}-6", "50")])
+        append(data, b"60\n")
+        text.has(b"50\n60\n")
+        wait_until(lambda: events.numbers() == ["50", "60"])
+
+
+def test_a_source_of_which_one_replica_is_behind_is_gone_on_with(source: Echo, data: Path, tmp_path: Path) -> None:
+    """One that says that a generation is gone, while the next has it: what comes after it is not told to be lost."""
+    late = tmp_path / "late"
+    late.mkdir()
+    (late / "data").write_bytes(b"5\n")
+    with contextlib.ExitStack() as stack:
+        other = stack.enter_context(serving(late / "data", "--stale", "0"))
+        relay = stack.enter_context(Relay(source.port))
+        mirror = stack.enter_context(mirroring(relay.url))
+        same(mirror, source)
+        stream = stack.enter_context(Stream(mirror.url))
+        stream.has(b"10\n20\n30\n")
+        relay.others += [other.port] * 2
+        relay.cut()
+        mirror.program.said(
+            "it said that this generation is gone, and has it: as of replicas that differ; trying again"
+        )
+        wait_until(lambda: source.get("/status").json()["followers"] == 1)
+        replace(data, b"40\n")
+        stream.has(b"10\n20\n30\n40\n")
+        same(mirror, source)
+
+
+def test_a_connection_that_breaks_off_again_and_again_brings_it_further(source: Echo, data: Path) -> None:
+    replace(data, numbers(300_000))
+    with Relay(source.port) as relay:
+        relay.most = 500_000
+        with mirroring(relay.url) as mirror:
+            same(mirror, source)
+
+
+def test_who_waits_for_a_generation_that_will_not_come_is_told_that_it_is_gone(data: Path) -> None:
+    """The source had it, and has lost it before it was mirrored."""
+    data.write_bytes(b"10\n")
+    port = free_port()
+    with contextlib.ExitStack() as programs:
+        first = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
+        relay = programs.enter_context(Relay(port))
+        mirror = programs.enter_context(mirroring(relay.url))
+        same(mirror, first)
+        relay.hold()
+        replace(data, b"20\n30\n")
+        wait_until(lambda: first.get().content == b"20\n30\n")
+        ahead = first.get().headers["etag"].strip('"').partition("-")[0]
+        events = programs.enter_context(Stream(mirror.url, "", {**EVENTS, "Last-Event-ID": f"{ahead}-3"}))
+        text = programs.enter_context(Stream(mirror.url, f"&last-event-id={ahead}-3"))
+        wait_until(lambda: mirror.get("/status").json()["followers"] == 2)
+        first.program.signal(signal.SIGKILL)
+        replace(data, b"40\n")
+        programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
+        relay.release()
+        wait_until(lambda: [(kind, text) for kind, _, text in events.events()] == [("gone", ahead), ("message", "40")])
+        assert not text.ended()  # cleanly, for it has no way to say it
+
+
+def generation(echo: Echo) -> str:
+    return echo.get().headers["etag"].strip('"').partition("-")[0]
+
+
+def test_who_comes_with_a_generation_that_is_gone_is_told_so(data: Path) -> None:
+    """Also of one that the source still has, for somebody who is in it, while the mirror is past it."""
+    data.write_bytes(MEGABYTES)
+    with serving(data, "--stale", "0") as source, mirroring(f"{source.url}/data") as mirror:
+        left = generation(source)
+        with source.connect() as slow:
+            slow.sendall(b"GET /data?follow HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert slow.recv(12) == b"HTTP/1.1 200"
+            for number in range(3):
+                replace(data, b"%d\n" % number)
+                same(mirror, source)
+            known = f"{source.url}/data?follow&last-event-id={left}-0"
+            assert requests.head(known).status_code == 200
+            for gone in (left, "0123456789abcdef"):
+                with Stream(mirror.url, "", {**EVENTS, "Last-Event-ID": f"{gone}-0"}) as stream:
+                    wait_until(lambda: stream.numbers() == ["2"])
+                    assert stream.events()[0] == ("gone", "", gone)
+                assert mirror.get(f"/data?follow&last-event-id={gone}-0").status_code == 410
+
+
+def test_what_cannot_be_known_while_the_source_is_away_is_said(source: Echo) -> None:
+    """Another replica may know the generation: who asks is not told that it is gone, nor given another."""
+    with Relay(source.port) as relay, mirroring(relay.url) as mirror:
+        same(mirror, source)
+        relay.refuses = True
+        answer = mirror.get("/data?follow&last-event-id=0123456789abcdef-0", Accept="text/event-stream")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert answer.text.startswith(
+            "whether generation 0123456789abcdef is gone or yet to come here cannot be told: "
+        )
+        assert len(answer.text.splitlines()) == 1
+
+
+def test_a_file_that_was_filled_anew_while_its_echo_was_down_is_not_mixed_with_what_it_was(data: Path) -> None:
+    """It has the name that it had, and more bytes, and begins as it did: the mirror sees that they are others."""
+    data.write_bytes(b"10\n20\n30\n")
+    port = free_port()
+    with contextlib.ExitStack() as programs:
+        first = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
+        mirror = programs.enter_context(mirroring(f"{first.url}/data"))
+        same(mirror, first)
+        name = generation(first)
+        events = programs.enter_context(Stream(mirror.url, "", EVENTS))
+        text = programs.enter_context(Stream(mirror.url))
+        text.has(b"10\n20\n30\n")
+        first.program.signal(signal.SIGKILL)
+        rewrite(data, b"10\n21\n31\n41\n")
+        again = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
+        assert generation(again) == name
+        same(mirror, again)
+        mirror.program.said("other numbers than before under the same name")
+        wait_until(lambda: events.numbers() == ["10", "20", "30", "10", "21", "31", "41"])
+        assert [event[::2] for event in events.events()][3] == ("gone", name)
+        assert not text.ended()  # cleanly, for it has no way to say it
+        append(data, b"51\n")
+        same(mirror, again)
+
+
+def test_questions_to_a_source_that_is_silent_are_few_and_do_not_hold_up_the_stop(source: Echo) -> None:
+    with mirroring(f"{source.url}/data") as mirror, contextlib.ExitStack() as stack:
+        same(mirror, source)
+        source.program.signal(signal.SIGSTOP)
+        asked = [stack.enter_context(mirror.connect()) for _ in range(12)]
+        for number, client in enumerate(asked):
+            client.sendall(b"GET /data?follow&last-event-id=%016d-0 HTTP/1.0\r\n\r\n" % number)
+        refused = b"is gone or yet to come here cannot be told: 8 others are asked for"
+        wait_until(lambda: any(refused in client.recv(65536, socket.MSG_PEEK) for client in asked[8:]))
+        assert mirror.stop() < 8  # the grace period
+        source.program.signal(signal.SIGCONT)
+
+
+def test_a_tail_that_was_lost_and_came_again_with_other_numbers_is_not_mixed_with_what_it_was(data: Path) -> None:
+    """Line by line of the same length, while the mirror waits for the source to have as much as it has."""
+    data.write_bytes(b"10\n20\n30\n")
+    port = free_port()
+    with contextlib.ExitStack() as programs:
+        first = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
+        mirror = programs.enter_context(mirroring(f"{first.url}/data"))
+        same(mirror, first)
+        first.program.signal(signal.SIGKILL)
+        os.truncate(data, 6)
+        again = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
+        wait_until(lambda: again.get("/status").json()["followers"] == 1)
+        append(data, b"99\n")
+        append(data, b"88\n")
+        same(mirror, again)
+        assert mirror.get().content == b"10\n20\n99\n88\n"
+
+
+def test_a_source_that_has_less_than_the_mirror_is_waited_for(data: Path) -> None:
+    """As when its address leads to another replica, which is behind."""
+    data.write_bytes(numbers(OVERLAP))
+    port = free_port()
+    for less in (6, OVERLAP, 2 * OVERLAP):
+        with contextlib.ExitStack() as programs:
+            first = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
+            mirror = programs.enter_context(mirroring(f"{first.url}/data"))
+            same(mirror, first)
+            there = mirror.get()
+            first.program.signal(signal.SIGKILL)
+            first.program.ended()
+            size = data.stat().st_size
+            rest = data.read_bytes()[-less // 6 * 6 :]
+            os.truncate(data, size - len(rest))
+            again = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
+            wait_until(lambda: again.get("/status").json()["followers"] == 1)  # noqa: B023
+            assert mirror.get().content == there.content
+            append(data, rest + b"7\n")
+            same(mirror, again)
+            assert mirror.get().headers["etag"] == f'"{there.headers["etag"][1:17]}-{size + 2}"'
+            assert "trying again" in mirror.program.output
+            assert not re.search("under the same name|no ETag", mirror.program.output)
 
 
 # The spool
@@ -300,6 +582,76 @@ def test_a_spool_outlives_the_mirror_and_is_gone_on_with(source: Echo, data: Pat
         append(data, b"50\n")
         same(mirror, source)
         assert file.read_bytes() == data.read_bytes()
+
+
+def test_what_is_no_number_in_a_spool_is_not_served(source: Echo, tmp_path: Path) -> None:
+    """As a crash of the machine may leave it: said in a line, and mirrored anew."""
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    with mirroring(f"{source.url}/data", "--spool", str(spool)) as mirror:
+        same(mirror, source)
+        mirror.stop()
+    (file,) = spool.iterdir()
+    file.write_bytes(b"10\n" + bytes(3) + b"30\n")
+    with mirroring(f"{source.url}/data", "--spool", str(spool)) as mirror:
+        mirror.program.said(f"^{file} is not whole lines of numbers: it is mirrored anew$")
+        same(mirror, source)
+
+
+def test_the_age_of_the_newest_number_outlives_the_mirror(source: Echo, data: Path, tmp_path: Path) -> None:
+    """It is the source's, not that of the mirror's own file."""
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    os.utime(data, (1e9, 1e9))
+    for _ in range(2):
+        with mirroring(f"{source.url}/data", "--spool", str(spool)) as mirror:
+            wait_until(lambda: mirror.get().status_code == 200)
+            assert mirror.get().headers["last-modified"] == "Sun, 09 Sep 2001 01:46:40 GMT"
+            mirror.stop()
+        source.program.signal(signal.SIGSTOP)
+    source.program.signal(signal.SIGCONT)
+
+
+def test_after_a_restart_the_generation_of_now_is_the_one_that_was(source: Echo, data: Path, tmp_path: Path) -> None:
+    """Also where the one before has newer numbers, by the clock."""
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    with mirroring(f"{source.url}/data", "--spool", str(spool)) as mirror:
+        append(data, b"40\n")
+        same(mirror, source)
+        replace(data, b"50\n")
+        os.utime(data, (1e9, 1e9))
+        same(mirror, source)
+        mirror.stop()
+    source.program.signal(signal.SIGSTOP)
+    with mirroring(f"{source.url}/data", "--spool", str(spool)) as mirror:
+        assert mirror.get().content == b"50\n"
+    source.program.signal(signal.SIGCONT)
+
+
+def test_what_was_gone_is_so_after_a_restart_too(data: Path, tmp_path: Path) -> None:
+    """Two rotations while the source was away: who was in the generation before them has missed something."""
+    data.write_bytes(b"10\n")
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    port = free_port()
+    with contextlib.ExitStack() as programs:
+        first = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
+        mirror = programs.enter_context(mirroring(f"{first.url}/data", "--spool", str(spool)))
+        same(mirror, first)
+        left = generation(mirror)
+        first.program.signal(signal.SIGKILL)
+        append(data, b"20\n")
+        rotate(data, b"30\n")
+        rotate(data, b"40\n")
+        again = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
+        same(mirror, again)
+        mirror.stop()
+        mirror = programs.enter_context(mirroring(f"{again.url}/data", "--spool", str(spool)))
+        wait_until(lambda: report(mirror)["unreachable_since"] is None)
+        with Stream(mirror.url, "", {**EVENTS, "Last-Event-ID": f"{left}-3"}) as stream:
+            wait_until(lambda: stream.numbers() == ["40"])
+            assert stream.events()[0] == ("gone", "", left)
 
 
 def test_the_spool_keeps_the_generation_before_and_no_more(source: Echo, data: Path, tmp_path: Path) -> None:
@@ -335,7 +687,9 @@ def test_a_full_spool_is_said_once_and_recovered_from(data: Path, tmp_path: Path
         wrapper = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
         with running([*wrapper, command, sys.executable, f"{source.url}/data", str(spool)]) as program:
             mirror = Echo(program, int(program.said("^serving .*:([0-9]+)/data$")[1]))
-            program.said("No space left on device; trying again")
+            program.said(r"^the spool \(ECHO_SPOOL\): No space left on device; trying again$")
+            assert report(mirror)["unreachable_since"] is None
+            assert "No space left" in str(report(mirror)["problem"])
             wait_until(lambda: mirror.get().status_code == 200)
             for _ in range(3):
                 got = mirror.get().content
@@ -344,6 +698,7 @@ def test_a_full_spool_is_said_once_and_recovered_from(data: Path, tmp_path: Path
             os.unlink(f"/proc/{program.pid}/root{spool}/ballast")
             same(mirror, source)
             assert program.output.count("No space left") == 1
+            assert report(mirror)["problem"] is None
 
 
 # What is at the other end is no echo
@@ -358,6 +713,7 @@ WRONG = {
     "a redirect": ("HTTP/1.1 302 Found\r\nLocation: /data\r\nContent-Length: 0\r\n\r\n", "302: it is elsewhere"),
     "no HTTP": ("SSH-2.0-OpenSSH_9.2\r\n\r\n", "the connection broke off, or speaks no HTTP"),
     "words": (f"{HEAD}{TAG % 9}Content-Length: 9\r\n\r\n1\n2\nthree", "no numbers"),
+    "numbers of another length": (f"{HEAD}{TAG % 7}Content-Length: 600\r\n\r\n{'70' * 299}7\n", "not the 7 bytes"),
     "a line without end": (f"{HEAD}{TAG % 9999}Content-Length: 9999\r\n\r\n{'7' * 9999}", "a line of more than"),
     "an answer cut off": (f"{HEAD}{TAG % 99}Content-Length: 99\r\n\r\n12", "the connection broke off"),
     "an encoding": (f"{HEAD}{TAG % 5}Content-Encoding: gzip\r\nContent-Length: 5\r\n\r\n\x1f\x0b...", "no numbers"),
@@ -393,9 +749,10 @@ def test_what_is_no_echo_is_said_once_and_nothing_of_it_served(kind: str) -> Non
     with answering(answer.encode("latin-1")) as (url, asked), mirroring(url) as mirror:
         said = mirror.program.said(f"^{re.escape(url)}: .*({words}).*; trying again$")[0]
         wait_until(lambda: len(asked) >= 5)
-        response = mirror.get()
-        assert response.status_code == 503
-        assert url in response.text and len(response.text.splitlines()) == 1
+        for path in ("/data", "/readyz"):
+            response = mirror.get(path)
+            assert response.status_code == 503
+            assert url in response.text and ", since 2" in response.text and len(response.text.splitlines()) == 1
         assert mirror.program.output.count(said) == 1
         assert "Traceback" not in mirror.program.output
 
@@ -459,7 +816,7 @@ def test_tls_with_a_private_authority_on_both_sides(data: Path, tmp_path: Path) 
     cert, key = certificate(tmp_path, "one")
     other_cert, other_key = certificate(tmp_path, "other")
     other_copy = str(shutil.copy(other_cert, tmp_path / "other.copy"))
-    with mirroring_tls(data, cert, key) as source:
+    with serving_tls(data, cert, key) as source:
         url = f"https://127.0.0.1:{source.port}/data"
         assert requests.get(url, verify=cert).content == b"10\n"
         with mirroring(url) as stranger:
@@ -479,11 +836,26 @@ def test_tls_with_a_private_authority_on_both_sides(data: Path, tmp_path: Path) 
         assert requests.get(url, verify=other_copy).content == b"10\n20\n"
 
 
+def test_at_a_hangup_all_files_are_taken_or_none(data: Path, tmp_path: Path) -> None:
+    data.write_bytes(b"10\n")
+    cert, key = certificate(tmp_path, "one")
+    known = shutil.copy(cert, tmp_path / "known")
+    token = tmp_path / "token"
+    token.write_text("first")
+    with serving_tls(data, cert, key, "--token-file", str(token)) as source:
+        token.write_text("second")
+        shutil.copy(certificate(tmp_path, "other")[0], cert)
+        source.program.signal(signal.SIGHUP)
+        source.program.said("are not a certificate and its key: .*; going on with what there was")
+        url, shown = f"https://127.0.0.1:{source.port}/data", {"Authorization": "Bearer first"}
+        assert requests.get(url, verify=str(known), headers=shown).status_code == 200
+
+
 @contextlib.contextmanager
-def mirroring_tls(data: Path, cert: str, key: str) -> Iterator[Echo]:
+def serving_tls(data: Path, cert: str, key: str, *more: str) -> Iterator[Echo]:
     """An echo that serves a file over TLS."""
     flags = ["--source", str(data), "--listen", "127.0.0.1:0", "--stale", "0", "--tls-cert", cert, "--tls-key", key]
-    with running([sys.executable, "-m", "echo", *flags]) as program:
+    with running([sys.executable, "-m", "echo", *flags, *more]) as program:
         yield Echo(program, int(program.said("^serving .* on https://.*:([0-9]+)/data$")[1]))
 
 
