@@ -19,7 +19,6 @@ from support import ROOT, Program, free_port, running, wait_until
 
 Object = dict[str, Any]
 
-IMAGES = {"generator": "appcoup-generator:1", "echo": "appcoup-echo:1"}
 POLL = 0.2  # seconds between two questions to the cluster
 RESTRICTED: Object = {
     "allowPrivilegeEscalation": False,
@@ -32,6 +31,7 @@ KUBECTL = (1, 32)  # the port-forward of older ones stands still once a client h
 context = ""  # which cluster; empty: kubectl's current context
 second = ""  # another one, for a federation
 gate = ""  # the first one's address as the second one sees it; empty: that of a node
+registry = ""  # where the cluster finds the two images, with a / at its end; empty: they are on its nodes
 link = ""  # a command that cuts the link between the two, or mends it: the word is its last; empty: there is none
 
 
@@ -93,9 +93,14 @@ def link_cut() -> Iterator[None]:
         make("mend")
 
 
+def image(program: str) -> str:
+    return f"{registry}appcoup-{program}:1"
+
+
 def manifest(name: str) -> list[Object]:
     """The objects of k8s/NAME.yaml."""
-    return [thing for thing in yaml.safe_load_all((ROOT / "k8s" / f"{name}.yaml").read_text()) if thing]
+    text = (ROOT / "k8s" / f"{name}.yaml").read_text().replace("image: ", f"image: {registry}")
+    return [thing for thing in yaml.safe_load_all(text) if thing]
 
 
 def pod_spec(thing: Object) -> Object | None:
@@ -112,7 +117,7 @@ def with_settings(things: list[Object], settings: Mapping[str, str]) -> list[Obj
     for spec in filter(None, map(pod_spec, things)):
         for container in spec["containers"]:
             for name, value in settings.items():
-                if container["image"] == IMAGES[name.partition("_")[0].lower()]:
+                if container["image"] == image(name.partition("_")[0].lower()):
                     others = [each for each in container.get("env", []) if each["name"] != name]
                     container["env"] = [*others, {"name": name, "value": value}]
     return things
@@ -126,7 +131,7 @@ def helper(name: str, *command: str) -> Object:
     """A pod that runs something else in echo's image; it is gone at once when it is deleted."""
     container = {
         "name": name,
-        "image": IMAGES["echo"],
+        "image": image("echo"),
         "imagePullPolicy": "IfNotPresent",
         "command": command,
         "securityContext": RESTRICTED,
@@ -323,7 +328,7 @@ class Signals:
 def signals() -> Iterator[Signals]:
     container = {
         "name": "signals",
-        "image": IMAGES["echo"],
+        "image": image("echo"),
         "imagePullPolicy": "IfNotPresent",
         "command": ["sleep", "infinity"],
         "securityContext": {"privileged": True, "runAsUser": 0},

@@ -7,7 +7,7 @@ import pytest
 
 import cluster
 import engine
-from couplings import COUPLINGS
+from couplings import COUPLINGS, NEEDS
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -18,6 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--context", default="", help="the Kubernetes cluster, by kubectl's name [the current one]")
     parser.addoption("--second-context", default="", help="another one, for a federation")
     parser.addoption("--gate", metavar="HOST", default="", help="the first as the second one reaches it [its node]")
+    parser.addoption("--registry", metavar="PREFIX", default="", help="where it finds the images [on its nodes]")
     parser.addoption(
         "--link", metavar="COMMAND", default="", help="cuts or mends the link between the two: the word that follows"
     )
@@ -28,6 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
     cluster.second = config.getoption("--second-context")
     cluster.gate = config.getoption("--gate")
     cluster.link = config.getoption("--link")
+    cluster.registry = "".join(f"{prefix.rstrip('/')}/" for prefix in [config.getoption("--registry")] if prefix)
 
 
 def coupling(item: pytest.Item) -> str:
@@ -41,17 +43,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=[item for item in items if coupling(item) not in wanted])
         items[:] = [item for item in items if coupling(item) in wanted]
     ci = bool(os.environ.get("CI"))
-    skip_where_missing(items, "docker", engine.problem, must=ci)
-    given = ci and bool(os.environ.get("KUBECONFIG"))
-    skip_where_missing(items, "kubernetes", cluster.problem, must=given)
-    skip_where_missing(items, "federation", cluster.federation_problem, must=given and bool(cluster.second))
-    skip_where_missing(items, "link", cluster.link_problem, must=given and bool(cluster.second))
+    named = {need for name in wanted for need in NEEDS.get(name, [])}
+    on = (ci and bool(os.environ.get("KUBECONFIG"))) or bool(cluster.context)
+    skip_where_missing(items, "docker", engine.problem, must=ci or "docker" in named)
+    skip_where_missing(items, "kubernetes", cluster.problem, must=on or "kubernetes" in named)
+    both = (on and bool(cluster.second)) or "federation" in named
+    skip_where_missing(items, "federation", cluster.federation_problem, must=both)
+    skip_where_missing(items, "link", cluster.link_problem, must=ci and both)
 
 
 def skip_where_missing(items: list[pytest.Item], mark: str, problem: Callable[[], str], must: bool) -> None:
-    """Tests of what does not answer are skipped with the reason; where it must answer, they fail."""
+    """Tests of what does not answer are skipped with the reason; where it was asked for, that ends the run."""
     marked = [item for item in items if item.get_closest_marker(mark)]
-    if marked and not must and (reason := problem()):
+    if marked and (reason := problem()):
+        if must:
+            raise pytest.UsageError(reason)
         for item in marked:
             item.add_marker(pytest.mark.skip(reason=reason))
 

@@ -28,9 +28,10 @@ def needs(coupling: str) -> list[pytest.MarkDecorator]:
 @pytest.fixture(scope="module")
 def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     launch = COUPLINGS.get(request.param)
-    with launch(tmp_path_factory.mktemp(request.param)) if launch else contextlib.nullcontext(request.param) as address:
+    given = request.param.rstrip("/")
+    with launch(tmp_path_factory.mktemp(given)) if launch else contextlib.nullcontext(given) as address:
         wait_until(lambda: requests.get(f"{address}/readyz").status_code == 200)
-        yield address.rstrip("/")
+        yield address
 
 
 def grown(url: str, etag: str) -> requests.Response:

@@ -38,7 +38,7 @@ def test_nothing_of_the_other_program_is_in_it(program: str) -> None:
 
 @pytest.mark.parametrize("changed, same", [PROGRAMS, PROGRAMS[::-1]])
 def test_a_change_to_one_program_changes_no_byte_of_the_others_image(tmp_path: Path, changed: str, same: str) -> None:
-    """And two layers of its own image: the program, and it compiled."""
+    """Where builds are cached; and two layers of its own image: the program, and it compiled."""
     copy = tmp_path / "copy"
     for program in PROGRAMS:
         shutil.copytree(ROOT / program, copy / program)

@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 
 import cluster
-from cluster import IMAGES, RESTRICTED, Object, manifest, pod_spec
+from cluster import RESTRICTED, Object, image, manifest, pod_spec
 from support import ROOT
 
 FILES = sorted(path.stem for path in (ROOT / "k8s").glob("*.yaml"))
@@ -26,6 +26,7 @@ SERVED = {
     "networking.k8s.io/v1": {"NetworkPolicy"},
 }
 ECHO_STOP_TIMEOUT = 3
+IMAGES = {program: image(program) for program in ("generator", "echo")}
 
 every_file = pytest.mark.parametrize("name", FILES)
 every_thing = pytest.mark.parametrize("thing", THINGS.values(), ids=THINGS.keys())
@@ -122,6 +123,22 @@ def test_ports_are_referred_to_by_name_and_are_there(name: str) -> None:
             assert set(thing["spec"]["policyTypes"]) == {"Ingress", "Egress"}
 
 
+@every_thing
+def test_who_may_ask_for_names_may_on_openshift_too(thing: Object) -> None:
+    """A policy is applied there after the Service's port 53 was exchanged for that of its pods."""
+    if thing["kind"] == "NetworkPolicy":
+        for rule in thing["spec"]["egress"]:
+            asked = {(port["port"], port["protocol"]) for port in rule.get("ports", []) if "protocol" in port}
+            assert asked in (set(), {(port, protocol) for port in (53, 5353) for protocol in ("UDP", "TCP")})
+
+
+@every_container
+def test_what_there_is_is_served_however_old(spec: Object, container: Object) -> None:
+    """All replicas have one source: were they not ready without it, nobody would serve anything."""
+    if container["image"] == IMAGES["echo"]:
+        assert {"name": "ECHO_STALE", "value": "0"} in container["env"]
+
+
 @every_file
 def test_what_is_referred_to_is_there(name: str) -> None:
     """A scaler's Deployment, a volume's claim."""
@@ -152,9 +169,11 @@ def test_a_pod_is_restricted(spec: Object) -> None:
 
 @every_pod
 def test_any_user_id_may_be_chosen(spec: Object) -> None:
-    """OpenShift refuses pods that ask for one outside of its range."""
+    """OpenShift refuses pods that ask for one outside of its range; those with a claim do, as README says."""
     for context in [spec["securityContext"], *(each["securityContext"] for each in spec["containers"])]:
-        assert not {"runAsUser", "runAsGroup"} & context.keys()
+        assert not {"runAsUser", "runAsGroup", "supplementalGroups"} & context.keys()
+    claims = any("persistentVolumeClaim" in volume for volume in spec["volumes"])
+    assert claims == ("fsGroup" in spec["securityContext"])
 
 
 @every_pod
