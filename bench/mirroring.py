@@ -14,7 +14,7 @@ from report import markdown, progress, spread
 
 HUGE, SMALL = 1_000_000_000, 11_000  # bytes of files
 NUMBERS = 500
-CATCH_UPS = 5  # at least: they take little time, and differ
+CATCH_UPS = 9  # at least: they take little time, and differ
 RATIO, HOP = 0.8, 0.015  # what is to be reached: times curl's speed, seconds
 
 

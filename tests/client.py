@@ -5,6 +5,7 @@ failure, and now and then how many requests there were. It is a failure, too, wh
 that were served of it before: by the same replica, which adds to them, or by another, which may be behind.
 """
 
+import functools
 import http.client
 import itertools
 import socket
@@ -21,6 +22,13 @@ lock = threading.Lock()
 served: dict[tuple[str, str], bytes] = {}  # by replica and generation
 longest: dict[str, bytes] = {}  # by generation
 requests, first, slowest = 0, 0.0, 0.0
+
+
+@functools.cache  # a Service keeps its address; a lost packet to the name server costs 5 s
+def resolve(host: str | None, port: int | None) -> str:
+    """Raises OSError."""
+    (_, _, _, _, (address, *_)), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return str(address)
 
 
 def ask(address: str, url: urllib.parse.SplitResult) -> None:
@@ -75,9 +83,9 @@ def work() -> None:
         time.sleep(max(0, begun + turn * every - time.monotonic()))
         url, start, error = urls[turn % len(urls)], time.monotonic(), None
         try:
-            (_, _, _, _, (address, *_)), *_ = socket.getaddrinfo(url.hostname, url.port, type=socket.SOCK_STREAM)
+            address = resolve(url.hostname, url.port)
             start = time.monotonic()  # how long names take is the cluster's affair
-            ask(str(address), url)
+            ask(address, url)
         except (OSError, ValueError, http.client.HTTPException) as raised:
             error = raised
         account(time.monotonic() - start, error)

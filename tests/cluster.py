@@ -365,7 +365,12 @@ class Client:
     def goes_on(self) -> None:
         """Wait for the account of requests that are all yet to come."""
         before = self.requests()
-        wait_until(lambda: self.requests() >= before + 100, every=POLL)
+
+        def gone_on() -> bool:
+            assert self.requests() >= before + 100, self.told()[-20:]
+            return True
+
+        wait_until(gone_on, every=POLL)
 
 
 @contextlib.contextmanager
