@@ -21,8 +21,9 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echo.mirror import LONGEST_PAUSE, OVERLAP, SHORTEST_PAUSE, Event, Events, Refused, pause
+from echo.mirror import LONGEST_PAUSE, OVERLAP, SHORTEST_PAUSE, pause
 from echo.numbers import are_numbers
+from echo.upstream import Event, Events, Refused
 from support import free_port, running, wait_until
 from test_echo import MEGABYTES, Echo, append, numbers, refusal, replace, serving
 from test_follow import EVENTS, Stream, rewrite, rotate
