@@ -12,7 +12,6 @@ from pathlib import Path
 
 import cluster
 import engine
-import mirroring
 from containers import Workshop
 from coupling_sites import PROBLEMS, Launcher, Outage, Site, Stop, outage, receipt
 from couplings import COUPLINGS, NEEDS
@@ -167,8 +166,6 @@ def measure(wanted: Sequence[str], rounds: int) -> tuple[str, list[str]]:
     with told(broken, "couplings"):
         if couplings:
             parts += [table(measure_couplings(couplings, rounds, broken)), NOTES]
-    with told(broken, "mirroring"):
-        parts.append(mirroring.measure(rounds))
     return "\n\n".join([*parts, f"{described}; rounds: {rounds}"]), broken
 
 

@@ -28,13 +28,15 @@ class Failure(Exception):
     """Something broke, so that there is no figure; the message says what."""
 
 
-def wait_until(condition: Callable[[], Any], problem: Callable[[], str], within: float = 20) -> None:
-    """Raises Failure."""
+def wait_until(
+    condition: Callable[[], Any], problem: Callable[[], str], within: float = 20, every: float = 0.005
+) -> None:
+    """Seconds, both. Raises Failure."""
     deadline = time.monotonic() + within
     while not condition():
         if time.monotonic() > deadline:
             raise Failure(f"{problem()}, within {within:.0f} s")
-        time.sleep(0.005)
+        time.sleep(every)
 
 
 class Program:
