@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import random
 import threading
 import time
@@ -139,19 +140,33 @@ class Mirror:
     async def awaited(self, name: str) -> Generation | None:
         """The generation if it is yet to come here, None if it is gone. Raises NotReady if that cannot be told now."""
         untold = f"whether generation {name} is gone or yet to come here cannot be told"
-        if self.unreachable_since:
-            raise NotReady(f"{untold}: {self.source} {self.problem}")
-        if name not in self.questions and len(self.questions) == QUESTIONS:
-            raise NotReady(f"{untold}: {QUESTIONS} others are asked for")
-        answer = await asyncio.shield(self.questions.get(name) or self._ask(name))
-        if isinstance(answer, str):
-            raise NotReady(f"{untold}: {self.source}: {answer}")
-        return self.spool.expect(name) if answer else None
+        while not (found := self.spool.find(name)):
+            if self.unreachable_since:
+                raise NotReady(f"{untold}: {self.source} {self.problem}")
+            if name not in self.questions and len(self.questions) >= QUESTIONS:
+                raise NotReady(f"{untold}: {QUESTIONS} others are asked for")
+            turns = self.spool.turns
+            answer = await asyncio.shield(self.questions.get(name) or self._ask(name))
+            if isinstance(answer, str):
+                raise NotReady(f"{untold}: {self.source}: {answer}")
+            if turns == self.spool.turns:  # or the answer may be of before
+                return self.spool.expect(name) if answer else None
+        return found
+
+    def _settle(self) -> None:
+        """Now that we are where the source is: ask anew about what is awaited still."""
+
+        def told(name: str, question: asyncio.Future[bool | str]) -> None:
+            if question.result() is False:
+                self.spool.give_up(name)
+
+        for name in self.spool.awaited:
+            self._ask(name).add_done_callback(functools.partial(told, name))
 
     def _ask(self, name: str) -> asyncio.Future[bool | str]:
         """Whether the generation is yet to come, or why that cannot be told; one question for all who ask meanwhile."""
         question = self.questions[name] = self.loop.create_future()
-        question.add_done_callback(lambda _: self.questions.pop(name))
+        question.add_done_callback(lambda _: self.questions.pop(name, None))
 
         def ask() -> None:
             try:
@@ -170,7 +185,7 @@ class Mirror:
 
     def _fetch(self, session: requests.Session) -> bool:
         """What there is, in one piece, if it continues what we have: whether it does."""
-        headers, start, awaited = {}, 0, list(self.spool.awaited.values())
+        headers, start = {}, 0
         if self.writer:
             start = max(0, self.writer.size - OVERLAP)
             headers = {"Range": f"bytes={start}-", "If-Range": f'"{self.writer.name}-{start}"'}
@@ -191,8 +206,7 @@ class Mirror:
                 self.shorter = self.writer.name == piece.name
                 return False  # not a continuation: the stream tells what became of ours
             self._take(response, piece, self.writer)
-        if awaited:
-            self._tell(self.spool.give_up, awaited)
+        self._tell(self._settle)
         return True
 
     def _take(self, response: requests.Response, piece: Piece, writer: Writer) -> None:

@@ -5,7 +5,6 @@ import os
 import re
 import weakref
 from collections import deque
-from collections.abc import Iterable
 from pathlib import Path
 
 from echo.datafile import LONGEST, SMALL, Descriptor, Generation, NotReady, Snapshot
@@ -179,9 +178,8 @@ class Spool:
             generation = self.living[name] = self.awaited[name] = Generation(name)
         return generation
 
-    def give_up(self, awaited: Iterable[Generation]) -> None:
-        """Of these, what has not come by now will not come."""
-        for generation in awaited:
-            if self.awaited.pop(generation.name, None):
-                generation.lost = generation.cut = True
-                generation.next = self.current
+    def give_up(self, name: str) -> None:
+        """It will not come, unless it has."""
+        if generation := self.awaited.pop(name, None):
+            generation.lost = generation.cut = True
+            generation.next = self.current
