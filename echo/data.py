@@ -160,8 +160,7 @@ class Data:
         if generation_and_offset:
             name, offset = generation_and_offset
             generation = self.source.find(name) or await self.feed.awaited(name)
-            cut = generation and generation.cut and generation.next and offset >= generation.size
-            if not generation or generation.lost or cut:
+            if not generation or generation.lost:
                 return Position(self.source.current, 0, format), name
             position = Position(generation, offset, format)
         elif query.tail is not None:
@@ -173,6 +172,8 @@ class Data:
             if position.offset > snapshot.size:
                 raise BadQuery(f"offset={position.offset} is beyond the end: there are {snapshot.size} bytes")
         position.check()
+        if position.gone:
+            return Position(self.source.current, 0, format), position.generation.name
         return position, ""
 
     async def state(self) -> State:

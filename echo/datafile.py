@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import itertools
 import os
 import stat
 import struct
@@ -47,10 +48,12 @@ class Descriptor:
 class Generation:
     """One file, which is only ever appended to, as those see it who follow it."""
 
+    serials = itertools.count()
     descriptor: Descriptor  # once there is something to read, and until it is lost
 
     def __init__(self, name: str, descriptor: Descriptor | None = None, size: int = 0) -> None:
         self.name = name
+        self.serial = next(self.serials)  # another for another file, should the name be the same
         if descriptor:
             self.descriptor = descriptor
         self.size = size  # bytes of whole lines, so far

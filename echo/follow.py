@@ -72,11 +72,11 @@ class Pieces:
 
     def __init__(self, kept: int = 16) -> None:
         self.kept = kept
-        self.pieces: dict[tuple[str, int, int, Format], tuple[int, bytes]] = {}
+        self.pieces: dict[tuple[int, int, int, Format], tuple[int, bytes]] = {}
 
     def get(self, generation: Generation, offset: int, format: Format) -> tuple[int, bytes]:
         """Where the lines from `offset` on end, as far as they are there, and what to send for them."""
-        key = (generation.name, offset, min(offset + format.most, generation.size), format)
+        key = (generation.serial, offset, min(offset + format.most, generation.size), format)
         if key not in self.pieces:
             lines = generation.lines(offset, format.most)
             while len(self.pieces) >= self.kept:
@@ -90,7 +90,7 @@ class Position:
 
     def __init__(self, generation: Generation, offset: int, format: Format) -> None:
         self.generation, self.offset, self.format = generation, offset, format
-        while self.offset > self.generation.size and self.generation.next:
+        while self.offset > self.generation.size and self.generation.next and not self.generation.cut:
             self._turn()
 
     def __str__(self) -> str:
@@ -101,9 +101,15 @@ class Position:
         """Whether there is more of this generation."""
         return self.offset < self.generation.size
 
+    @property
+    def gone(self) -> bool:
+        """Whether what comes next can no longer be had."""
+        generation = self.generation
+        return generation.lost or (generation.cut and bool(generation.next) and not self.behind)
+
     def check(self) -> None:
         """Raises BadQuery if no line begins here; one that is yet to come may."""
-        if self.behind:
+        if self.behind and not self.gone:
             try:
                 self.generation.lines(self.offset, 0)
             except ValueError:

@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
-import functools
 import random
+import re
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import requests
@@ -23,6 +24,7 @@ BLOCK = 2**20  # bytes
 GLANCE = 0.01  # seconds between announcements of what comes in one piece
 MUCH = 2**16  # bytes a second, above which numbers come faster in one piece
 OVERLAP = 2**12  # bytes that we have and ask for again, to see whether they are still the source's
+PAUSE = 1.0  # seconds until a question is asked again
 QUESTIONS = 8  # to the source at a time, about generations that are not here
 
 
@@ -33,6 +35,14 @@ class Full(Exception):
 def pause(failures: int, chance: Callable[[float, float], float] = random.uniform) -> float:
     """Seconds to wait after so many failures in a row: up to 5, at random, so that mirrors do not come all at once."""
     return chance(SHORTEST_PAUSE, min(LONGEST_PAUSE, SHORTEST_PAUSE * 2 ** min(failures, 10)))
+
+
+@dataclass(frozen=True)
+class Question:
+    """Whether a generation is yet to come here: the answer, or why that cannot be told; and `turns` at that time."""
+
+    answer: asyncio.Future[bool | str]
+    turns: int
 
 
 class Mirror:
@@ -56,7 +66,7 @@ class Mirror:
         self.left = ""  # the generation that it last said is gone
         self.announced = 0.0  # by the monotonic clock
         self.full = ""  # why what it has cannot be kept
-        self.questions: dict[str, asyncio.Future[bool | str]] = {}  # about generations, by name
+        self.questions: dict[str, Question] = {}  # by the generation's name
 
     @property
     def via(self) -> list[str]:
@@ -145,37 +155,45 @@ class Mirror:
                 raise NotReady(f"{untold}: {self.source} {self.problem}")
             if name not in self.questions and len(self.questions) >= QUESTIONS:
                 raise NotReady(f"{untold}: {QUESTIONS} others are asked for")
-            turns = self.spool.turns
-            answer = await asyncio.shield(self.questions.get(name) or self._ask(name))
+            question = self.questions.get(name) or self._ask(name)
+            answer = await asyncio.shield(question.answer)
             if isinstance(answer, str):
                 raise NotReady(f"{untold}: {self.source}: {answer}")
-            if turns == self.spool.turns:  # or the answer may be of before
+            if question.turns == self.spool.turns:  # or the answer may be of before
                 return self.spool.expect(name) if answer else None
         return found
 
     def _settle(self) -> None:
         """Now that we are where the source is: ask anew about what is awaited still."""
+        for name in self.spool.awaited.keys() - self.questions.keys():
+            self._ask(name)
 
-        def told(name: str, question: asyncio.Future[bool | str]) -> None:
-            if question.result() is False:
+    def _ask(self, name: str) -> Question:
+        """One question for all who ask meanwhile."""
+        question = self.questions[name] = Question(self.loop.create_future(), self.spool.turns)
+
+        def answered(answer: asyncio.Future[bool | str]) -> None:
+            del self.questions[name]
+            if answer.result() is False:
                 self.spool.give_up(name)
-
-        for name in self.spool.awaited:
-            self._ask(name).add_done_callback(functools.partial(told, name))
-
-    def _ask(self, name: str) -> asyncio.Future[bool | str]:
-        """Whether the generation is yet to come, or why that cannot be told; one question for all who ask meanwhile."""
-        question = self.questions[name] = self.loop.create_future()
-        question.add_done_callback(lambda _: self.questions.pop(name, None))
+            elif name in self.spool.awaited and (
+                isinstance(answer.result(), str) or question.turns != self.spool.turns
+            ):
+                self.loop.call_later(PAUSE, self._settle)
 
         def ask() -> None:
             try:
                 latest, current = self.upstream.latest(name), self.spool.current
-                self._tell(question.set_result, latest == name or bool(latest and current and latest != current.name))
+                ahead = latest == name or bool(latest and current and latest != current.name)
+                self._tell(question.answer.set_result, ahead)
             except Exception as error:
-                self._tell(question.set_result, describe(error))
+                self._tell(question.answer.set_result, describe(error))
 
-        threading.Thread(target=ask, daemon=True).start()  # asyncio's own threads would hold up a stop
+        question.answer.add_done_callback(answered)
+        try:
+            threading.Thread(target=ask, daemon=True).start()  # asyncio's own threads would hold up a stop
+        except RuntimeError as error:  # there are as many as there may be
+            question.answer.set_result(str(error))
         return question
 
     def _tell(self, call: Callable[..., object], *arguments: object) -> None:
@@ -183,37 +201,58 @@ class Mirror:
         with contextlib.suppress(RuntimeError):
             self.loop.call_soon_threadsafe(call, *arguments)
 
-    def _fetch(self, session: requests.Session) -> bool:
-        """What there is, in one piece, if it continues what we have: whether it does."""
+    def _fetch(self, session: requests.Session, there: int | None = None) -> bool:
+        """What there is, in one piece, if it continues what we have: whether it does.
+
+        `there`: how many bytes it has, where those were seen to be fewer than ours.
+        """
         headers, start = {}, 0
         if self.writer:
-            start = max(0, self.writer.size - OVERLAP)
+            start = max(0, min(self.writer.size, there or self.writer.size) - OVERLAP)
             headers = {"Range": f"bytes={start}-", "If-Range": f'"{self.writer.name}-{start}"'}
         self.behind, self.shorter = None, False
         with self.upstream.ask(session, "", headers) as response:
-            if response.status_code == 416:
-                self.shorter = True
-                return False
+            beyond = re.fullmatch(r"bytes \*/([0-9]{1,18})", response.headers.get("Content-Range", ""))
+            if response.status_code == 416 and beyond and self.writer:
+                return self._fewer(session, int(beyond[1]), there)
             piece = Piece.of(response)
             if not self.writer:
-                self.writer = self.spool.open(piece.name)
+                self.writer = self._open(piece.name)
                 if self.writer.size:  # of a generation that we had before
                     self._announce_soon(piece.changed)
                     if piece.name == self.left:
                         raise Refused("it said that this generation is gone, and has it: as of replicas that differ")
                     return False
             if (self.writer.name, start) != (piece.name, piece.begins):
-                self.shorter = self.writer.name == piece.name
+                if self.writer.name == piece.name and piece.size < self.writer.size:
+                    return self._fewer(session, piece.size, there)
                 return False  # not a continuation: the stream tells what became of ours
             self._take(response, piece, self.writer)
         self._tell(self._settle)
         return True
 
+    def _fewer(self, session: requests.Session, size: int, there: int | None) -> bool:
+        """It has fewer bytes than we: see, once, whether these are ours."""
+        if there is None:
+            return self._fetch(session, size)
+        self.shorter = True
+        return False
+
+    def _open(self, name: str, anew: bool = False) -> Writer:
+        """Raises Full."""
+        try:
+            return self.spool.open(name, anew)
+        except OSError as error:
+            raise Full(f"the spool (ECHO_SPOOL): {error.strerror}") from None
+
     def _take(self, response: requests.Response, piece: Piece, writer: Writer) -> None:
         """The piece of our generation, which begins with what we have. Raises Refused, ValueError and Full."""
         ours = writer.file.read(piece.begins, min(writer.size, piece.size))
-        if ours and response.raw.read(len(ours)) != ours:
-            self.writer = self.spool.open(piece.name, anew=True)
+        theirs = response.raw.read(len(ours)) if ours else b""
+        if theirs != ours and ours.startswith(theirs):
+            raise Refused("the connection broke off")
+        if theirs != ours:
+            self.writer = self._open(piece.name, anew=True)
             raise Refused("it has other numbers than before under the same name, as of a file filled anew")
         self.behind, self.unreachable_since = max(0, piece.size - writer.size), None
         before = writer.size
@@ -235,6 +274,11 @@ class Mirror:
         if self.writer:
             headers["Last-Event-ID"] = self.writer.position
         with self.upstream.ask(session, "?follow", headers) as response:
+            if (
+                response.status_code == 400 and self.writer
+            ):  # no line begins where ours end: it lost some, and has others
+                self._gone()
+                return
             if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
                 raise Refused("it does not stream events: is it the address of an echo's /data?")
             self.unreachable_since = None
@@ -270,11 +314,17 @@ class Mirror:
                 if got:
                     self._append(got, time.time())
                 if event.kind == "gone":
-                    self._tell(self.spool.cut)
-                    self.left = self.writer.name if self.writer else ""
-                self.writer = self.spool.open(name) if event.kind == "generation" else None
+                    self._gone()
+                else:
+                    self.writer = self._open(name)
                 return None
         return got
+
+    def _gone(self) -> None:
+        """The source has no more of our generation."""
+        self._tell(self.spool.cut)
+        self.left = self.writer.name if self.writer else ""
+        self.writer = None
 
     def _append(self, block: bytes, changed: float, every: float = 0) -> None:
         """More of the generation, which is of that Unix time, and announced if nothing was for `every` seconds.

@@ -1,5 +1,6 @@
 """The data of another echo in files of our own: served as if they were local, also while that one is away."""
 
+import contextlib
 import fcntl
 import os
 import re
@@ -11,6 +12,7 @@ from echo.datafile import LONGEST, SMALL, Descriptor, Generation, NotReady, Snap
 from echo.exchange import say
 from echo.numbers import are_numbers
 
+NOW = "now"  # a link to the generation of now
 KEPT = 2  # generations: the one of now, and the one before for who is still in it
 
 
@@ -37,7 +39,8 @@ class Writer:
         try:
             while done < len(block):
                 done += os.pwrite(self.file.fd, memoryview(block)[done:], start + done)
-            os.utime(self.file.fd, (changed, changed))  # for who goes on with the file
+            with contextlib.suppress(OSError):  # as of a file of another user
+                os.utime(self.file.fd, (changed, changed))  # for who goes on with it
         finally:
             self._took(block[:done])
         if self.written - self.size > LONGEST:
@@ -90,9 +93,10 @@ class Spool:
             self._load(folder)
 
     def _load(self, folder: Path) -> None:
-        """What an earlier run left; what was written to last is the generation of now."""
+        """What an earlier run left."""
         left = [path for path in folder.iterdir() if re.fullmatch("[0-9a-f]{16}", path.name)]
-        for path in sorted(left, key=lambda path: path.stat().st_ctime_ns):
+        now = os.path.realpath(folder / NOW)
+        for path in sorted(left, key=lambda path: (os.path.realpath(path) == now, path.stat().st_ctime_ns)):
             writer = Writer(Descriptor(os.open(path, os.O_RDWR | os.O_CLOEXEC)), path.name, 0)
             if writer.resume():
                 self.grew(writer, writer.size, path.stat().st_mtime)
@@ -105,7 +109,9 @@ class Spool:
     def open(self, name: str, anew: bool = False) -> Writer:
         """Begin the file of a generation, or go on with it unless it is to be begun anew. Raises OSError."""
         generation = self.living.get(name)
-        if generation and generation.size and not generation.lost and not anew:
+        kept = generation and generation.size and not generation.lost and not anew
+        # What was said to be gone was removed from the folder, and would not outlive this process.
+        if generation and kept and (not self.folder or os.fstat(generation.descriptor.fd).st_nlink):
             return Writer(generation.descriptor, name, generation.size)
         if not self.folder:
             return Writer(Descriptor(os.memfd_create(name, os.MFD_CLOEXEC)), name, 0)
@@ -120,12 +126,13 @@ class Spool:
         before = self.current
         if before and before.descriptor is writer.file:
             self.grown += max(0, size - before.size)
-            before.size = max(before.size, size)
             before.cut = False  # should the source have said so: it goes on with it
+            if size > before.size:
+                before.size, self.changed = size, max(changed, self.changed)  # clocks differ; this one only goes on
         else:
             self.grown += size
             self._turn(writer, size)
-        self.changed = changed
+            self.changed = changed
         self.snapshot = None
 
     def _turn(self, writer: Writer, size: int) -> None:
@@ -144,6 +151,11 @@ class Spool:
             elif before.cut:
                 self._remove(before)  # a later run would not know that something is missing
         self.kept.append(generation)
+        if self.folder:
+            with contextlib.suppress(OSError):  # as of a full disk; then the time of the last write tells
+                (self.folder / f"{NOW}.new").unlink(missing_ok=True)
+                (self.folder / f"{NOW}.new").symlink_to(writer.name)
+                (self.folder / f"{NOW}.new").replace(self.folder / NOW)
         while len(self.kept) > KEPT:
             oldest = self.kept.popleft()
             oldest.lose()

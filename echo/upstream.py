@@ -81,6 +81,8 @@ class Piece:
     @classmethod
     def of(cls, response: requests.Response) -> "Piece":
         """Raises Refused."""
+        if response.status_code not in (200, 206):
+            raise Refused(f"{response.status_code}: that is no echo's /data")
         etag = re.fullmatch('"([0-9a-f]{16})-([0-9]{1,18})"', response.headers.get("ETag", ""))
         if not etag or "Content-Length" not in response.headers:
             raise Refused("its answer has no ETag of an echo, or no length: is it the address of an echo's /data?")
@@ -141,6 +143,8 @@ class Upstream:
         """
         query = f"?follow&last-event-id={name}-{BEYOND}"
         with self.session() as session, self.ask(session, query, {}, "HEAD", PATIENCE) as response:
+            if response.status_code not in (200, 410):
+                raise Refused(f"{response.status_code}: that is no echo's /data")
             return "" if response.status_code == 410 else response.headers.get("Last-Event-ID", "").partition("-")[0]
 
 
@@ -151,10 +155,10 @@ def check(response: requests.Response) -> None:
         raise Refused("401: it wants a token, or another one: see --source-token-file (ECHO_SOURCE_TOKEN_FILE)")
     if status == 503:
         words = response.raw.read(200).decode("utf-8", "replace").partition("\n")[0]
-        raise Refused(f"503: {''.join(filter(str.isprintable, words))}")
+        raise Refused(f"503: {''.join(filter(str.isprintable, words)) or 'it is not ready, or cannot tell'}")
     if 300 <= status < 400:
         raise Refused(f"{status}: it is elsewhere, and redirects are not followed: give the echo's own address")
-    if status not in (200, 206, 410, 416):
+    if status not in (200, 206, 400, 410, 416):
         raise Refused(f"{status}: that is no echo's /data")
 
 

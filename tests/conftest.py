@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     on = (ci and bool(os.environ.get("KUBECONFIG"))) or bool(cluster.context)
     skip_where_missing(items, "docker", engine.problem, must=ci or "docker" in named)
     skip_where_missing(items, "kubernetes", cluster.problem, must=on or "kubernetes" in named)
-    both = (on and bool(cluster.second)) or "federation" in named
+    both = bool(cluster.second) or "federation" in named
     skip_where_missing(items, "federation", cluster.federation_problem, must=both)
     skip_where_missing(items, "link", cluster.link_problem, must=ci and both)
 

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from echo.mirror import LONGEST_PAUSE, OVERLAP, SHORTEST_PAUSE, pause
 from echo.numbers import are_numbers
+from echo.spool import Spool
 from echo.upstream import Event, Events, Refused
 from support import free_port, running, wait_until
 from test_echo import MEGABYTES, Echo, append, numbers, refusal, replace, serving
@@ -302,6 +303,7 @@ class Relay:
         self.others: list[int] = []  # ports of the next ones
         self.refuses = False
         self.most: int | None = None  # bytes that each sends back
+        self.resets = True  # after those; or closes as at the end
         self.clients: list[socket.socket] = []
         self.gates: list[threading.Event] = []
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -357,6 +359,10 @@ class Relay:
                     gate.wait()
                     passed += len(data)
                     if self.most and passed > self.most:
+                        target.sendall(data[: self.most - passed])
+                        if not self.resets:
+                            source.shutdown(socket.SHUT_RDWR)
+                            break
                         target.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
                         target.shutdown(socket.SHUT_RD)  # which ends the other direction, and closes it
                         return
@@ -523,6 +529,56 @@ def test_questions_to_a_source_that_is_silent_are_few_and_do_not_hold_up_the_sto
         source.program.signal(signal.SIGCONT)
 
 
+@pytest.mark.parametrize("more", [b"77777\n" * 100, b"77777\n" * 30_000], ids=["shorter", "longer"])
+def test_a_long_file_that_was_filled_anew_is_neither_kept_nor_mixed(data: Path, more: bytes) -> None:
+    """Not by the stream either, which was read from its beginning before."""
+    data.write_bytes(numbers(20_000))
+    port = free_port()
+    with contextlib.ExitStack() as programs:
+        first = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
+        mirror = programs.enter_context(mirroring(f"{first.url}/data"))
+        same(mirror, first)
+        with Stream(mirror.url) as stream:
+            stream.has(numbers(20_000))
+        first.program.signal(signal.SIGKILL)
+        rewrite(data, b"00000\n" + more)
+        again = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
+        same(mirror, again)
+        with Stream(mirror.url) as stream:
+            stream.has(b"00000\n" + more)
+
+
+def test_a_connection_that_breaks_off_in_what_is_compared_is_no_other_content(source: Echo, data: Path) -> None:
+    replace(data, numbers(1000))
+    with Relay(source.port) as relay, mirroring(relay.url) as mirror:
+        same(mirror, source)
+        relay.most, relay.resets = 1000, False
+        relay.cut()
+        mirror.program.said("broke off")
+        connections = len(relay.clients)
+        wait_until(lambda: len(relay.clients) >= connections + 2)  # it has tried again, so the answer was seen
+        relay.most = None
+        append(data, b"7\n")
+        same(mirror, source)
+        assert "under the same name" not in mirror.program.output
+
+
+def test_a_tail_that_was_lost_before_a_rotation_does_not_hold_up_what_is_now(data: Path) -> None:
+    """The mirror's end is inside of a line of the rotated file."""
+    data.write_bytes(b"10\n20\n30\n")
+    port = free_port()
+    with contextlib.ExitStack() as programs:
+        first = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
+        mirror = programs.enter_context(mirroring(f"{first.url}/data"))
+        same(mirror, first)
+        first.program.signal(signal.SIGKILL)
+        os.truncate(data, 6)
+        append(data, b"77777\n")
+        rotate(data, b"40\n")
+        again = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
+        same(mirror, again)
+
+
 def test_a_tail_that_was_lost_and_came_again_with_other_numbers_is_not_mixed_with_what_it_was(data: Path) -> None:
     """Line by line of the same length, while the mirror waits for the source to have as much as it has."""
     data.write_bytes(b"10\n20\n30\n")
@@ -569,6 +625,27 @@ def test_a_source_that_has_less_than_the_mirror_is_waited_for(data: Path) -> Non
 # The spool
 
 
+def files(spool: Path) -> list[Path]:
+    return [path for path in spool.iterdir() if not path.is_symlink()]
+
+
+def test_a_generation_that_comes_back_is_in_the_spool_again_and_time_only_goes_on(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+
+    def write(name: str, block: bytes, changed: float) -> None:
+        writer = spool.open(name)
+        writer.append(block, changed)
+        spool.grew(writer, writer.size, changed)
+
+    for name in ("a" * 16, "b" * 16, "a" * 16):
+        write(name, b"1\n", 100.0)
+        assert (tmp_path / name).read_bytes() == b"1\n"
+        spool.cut()
+    write("a" * 16, b"2\n", 90.0)
+    assert spool.look().changed == 100.0
+    assert (tmp_path / ("a" * 16)).read_bytes() == b"1\n2\n"
+
+
 def test_a_spool_outlives_the_mirror_and_is_gone_on_with(source: Echo, data: Path, tmp_path: Path) -> None:
     spool = tmp_path / "spool"
     spool.mkdir()
@@ -576,7 +653,7 @@ def test_a_spool_outlives_the_mirror_and_is_gone_on_with(source: Echo, data: Pat
         same(mirror, source)
         etag = mirror.get().headers["etag"]
         mirror.program.signal(signal.SIGKILL)
-    (file,) = spool.iterdir()
+    (file,) = files(spool)
     append(file, b"4")  # a torn line, as a crash may leave
     source.program.signal(signal.SIGSTOP)
     with mirroring(f"{source.url}/data", "--spool", str(spool)) as mirror:
@@ -594,7 +671,7 @@ def test_what_is_no_number_in_a_spool_is_not_served(source: Echo, tmp_path: Path
     with mirroring(f"{source.url}/data", "--spool", str(spool)) as mirror:
         same(mirror, source)
         mirror.stop()
-    (file,) = spool.iterdir()
+    (file,) = files(spool)
     file.write_bytes(b"10\n" + bytes(3) + b"30\n")
     with mirroring(f"{source.url}/data", "--spool", str(spool)) as mirror:
         mirror.program.said(f"^{file} is not whole lines of numbers: it is mirrored anew$")
@@ -627,6 +704,9 @@ def test_after_a_restart_the_generation_of_now_is_the_one_that_was(source: Echo,
         same(mirror, source)
         mirror.stop()
     source.program.signal(signal.SIGSTOP)
+    for file in files(spool):
+        if file.read_bytes() != b"50\n":
+            file.chmod(0o600)  # as of somebody who looks after a volume
     with mirroring(f"{source.url}/data", "--spool", str(spool)) as mirror:
         assert mirror.get().content == b"50\n"
     source.program.signal(signal.SIGCONT)
@@ -666,7 +746,7 @@ def test_the_spool_keeps_the_generation_before_and_no_more(source: Echo, data: P
             old = mirror.get().headers["etag"].strip('"')
             replace(data, b"%d\n" % number)
         same(mirror, source)
-        assert len(list(spool.iterdir())) == 2
+        assert len(files(spool)) == 2
         with Stream(mirror.url, f"&last-event-id={old}") as stream:
             stream.has(b"4\n")
 
