@@ -38,10 +38,12 @@ class Mirror(Echo):
 
     def catches_up(self, size: int) -> None:
         """Raises Failure."""
-        problem = lambda: f"{self.mirrored()} of {size} bytes mirrored"  # noqa: E731
-        wait_until(
-            lambda: self.mirrored() >= size, problem, 60, every=0.02
-        )  # seldom: it is looked at by the same cores
+
+        def problem() -> str:
+            return f"{self.mirrored()} of {size} bytes mirrored"
+
+        # Seldom: it is looked at by the cores that do the work.
+        wait_until(lambda: self.mirrored() >= size, problem, 60, every=0.02)
 
 
 def memory_folder() -> str | None:

@@ -24,7 +24,7 @@ BLOCK = 2**20  # bytes
 GLANCE = 0.01  # seconds between announcements of what comes in one piece
 MUCH = 2**16  # bytes a second, above which numbers come faster in one piece
 OVERLAP = 2**12  # bytes that we have and ask for again, to see whether they are still the source's
-PAUSE = 1.0  # seconds until a question is asked again
+ASK_AGAIN = 1.0  # seconds until a question is asked again
 QUESTIONS = 8  # to the source at a time, about generations that are not here
 
 
@@ -179,7 +179,7 @@ class Mirror:
             elif name in self.spool.awaited and (
                 isinstance(answer.result(), str) or question.turns != self.spool.turns
             ):
-                self.loop.call_later(PAUSE, self._settle)
+                self.loop.call_later(ASK_AGAIN, self._settle)
 
         def ask() -> None:
             try:

@@ -21,9 +21,11 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
+from echo.follow import LINES as LINES_OF_TEXT
+from echo.follow import Position
 from echo.mirror import LONGEST_PAUSE, OVERLAP, SHORTEST_PAUSE, pause
 from echo.numbers import are_numbers
-from echo.spool import Spool
+from echo.spool import Spool, Writer
 from echo.upstream import Event, Events, Refused
 from support import free_port, running, wait_until
 from test_echo import MEGABYTES, Echo, append, numbers, refusal, replace, serving
@@ -114,6 +116,22 @@ def same(mirror: Echo, source: Echo) -> None:
     wait_until(is_so)
 
 
+@contextlib.contextmanager
+def coupled(data: Path) -> Iterator[tuple[contextlib.ExitStack, Echo, Echo]]:
+    """A source, which can be started again, and a mirror that has what it has; and what more programs are put into."""
+    with contextlib.ExitStack() as programs:
+        source = programs.enter_context(serving(data, "--stale", "0"))
+        mirror = programs.enter_context(mirroring(f"{source.url}/data"))
+        same(mirror, source)
+        yield programs, source, mirror
+
+
+def restarted(source: Echo, data: Path) -> contextlib.AbstractContextManager[Echo]:
+    """At the address where it was."""
+    source.program.ended()
+    return serving(data, "--stale", "0", at=f"127.0.0.1:{source.port}")
+
+
 def report(echo: Echo) -> dict[str, object]:
     answer: dict[str, object] = echo.get("/status").json()["mirror"]
     return answer
@@ -187,11 +205,7 @@ def test_the_next_generation_is_begun_when_the_source_has_one(
 def test_it_serves_on_while_the_source_is_away_and_says_since_when(data: Path) -> None:
     """And goes on where it was, each number once, when the source is back."""
     data.write_bytes(b"10\n")
-    port = free_port()
-    with contextlib.ExitStack() as programs:
-        first = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
-        mirror = programs.enter_context(mirroring(f"{first.url}/data"))
-        same(mirror, first)
+    with coupled(data) as (programs, first, mirror):
         stream = programs.enter_context(Stream(mirror.url))
         first.program.signal(signal.SIGKILL)
         mirror.program.said("trying again")
@@ -201,7 +215,7 @@ def test_it_serves_on_while_the_source_is_away_and_says_since_when(data: Path) -
         ready = mirror.get("/readyz")
         assert (ready.status_code, "since" in ready.text) == (200, True)
         append(data, b"20\n")
-        again = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
+        again = programs.enter_context(restarted(first, data))
         stream.has(b"10\n20\n")
         same(mirror, again)
         wait_until(lambda: report(mirror)["unreachable_since"] is None)
@@ -210,16 +224,12 @@ def test_it_serves_on_while_the_source_is_away_and_says_since_when(data: Path) -
 
 def test_a_rotation_while_the_link_was_cut_loses_nothing(data: Path) -> None:
     data.write_bytes(b"10\n")
-    port = free_port()
-    with contextlib.ExitStack() as programs:
-        first = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
-        mirror = programs.enter_context(mirroring(f"{first.url}/data"))
-        same(mirror, first)
+    with coupled(data) as (programs, first, mirror):
         stream = programs.enter_context(Stream(mirror.url))
         first.program.signal(signal.SIGKILL)
         append(data, b"20\n")
         rotate(data, b"30\n")
-        again = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
+        again = programs.enter_context(restarted(first, data))
         stream.has(b"10\n20\n30\n")
         same(mirror, again)
 
@@ -251,11 +261,7 @@ def test_stale_is_said_of_a_mirror_too(source: Echo, data: Path) -> None:
 def test_what_the_source_has_lost_is_said_by_the_mirror_too(data: Path) -> None:
     """Two rotations while the link was cut: of the one in between there is nothing left."""
     data.write_bytes(b"10\n20\n")
-    port = free_port()
-    with contextlib.ExitStack() as programs:
-        first = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
-        mirror = programs.enter_context(mirroring(f"{first.url}/data"))
-        same(mirror, first)
+    with coupled(data) as (programs, first, mirror):
         events = programs.enter_context(Stream(mirror.url, "", EVENTS))
         text = programs.enter_context(Stream(mirror.url))
         text.has(b"10\n20\n")
@@ -263,7 +269,7 @@ def test_what_the_source_has_lost_is_said_by_the_mirror_too(data: Path) -> None:
         append(data, b"30\n")
         rotate(data, b"40\n")
         rotate(data, b"50\n")
-        programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
+        programs.enter_context(restarted(first, data))
         wait_until(lambda: events.numbers() == ["10", "20", "50"])
         assert [kind for kind, _, _ in events.events()] == ["message", "message", "gone", "message"]
         assert not text.ended()  # cleanly, for it has no way to say it
@@ -272,11 +278,7 @@ def test_what_the_source_has_lost_is_said_by_the_mirror_too(data: Path) -> None:
 def test_a_source_that_returns_to_an_older_generation_is_followed(data: Path, tmp_path: Path) -> None:
     """As when its address leads to another replica, which is behind."""
     data.write_bytes(b"10\n")
-    port = free_port()
-    with contextlib.ExitStack() as programs:
-        first = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
-        mirror = programs.enter_context(mirroring(f"{first.url}/data"))
-        same(mirror, first)
+    with coupled(data) as (programs, first, mirror):
         older = tmp_path / "older"
         data.rename(older)
         data.write_bytes(b"20\n")
@@ -284,7 +286,7 @@ def test_a_source_that_returns_to_an_older_generation_is_followed(data: Path, tm
         first.program.signal(signal.SIGKILL)
         os.replace(older, data)
         os.utime(data, (1e9, 1e9))
-        again = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
+        again = programs.enter_context(restarted(first, data))
         same(mirror, again)
         assert mirror.get().headers["last-modified"] == again.get().headers["last-modified"]
         append(data, b"30\n")
@@ -494,18 +496,14 @@ def test_what_cannot_be_known_while_the_source_is_away_is_said(source: Echo) -> 
 def test_a_file_that_was_filled_anew_while_its_echo_was_down_is_not_mixed_with_what_it_was(data: Path) -> None:
     """It has the name that it had, and more bytes, and begins as it did: the mirror sees that they are others."""
     data.write_bytes(b"10\n20\n30\n")
-    port = free_port()
-    with contextlib.ExitStack() as programs:
-        first = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
-        mirror = programs.enter_context(mirroring(f"{first.url}/data"))
-        same(mirror, first)
+    with coupled(data) as (programs, first, mirror):
         name = generation(first)
         events = programs.enter_context(Stream(mirror.url, "", EVENTS))
         text = programs.enter_context(Stream(mirror.url))
         text.has(b"10\n20\n30\n")
         first.program.signal(signal.SIGKILL)
         rewrite(data, b"10\n21\n31\n41\n")
-        again = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
+        again = programs.enter_context(restarted(first, data))
         assert generation(again) == name
         same(mirror, again)
         mirror.program.said("other numbers than before under the same name")
@@ -533,16 +531,12 @@ def test_questions_to_a_source_that_is_silent_are_few_and_do_not_hold_up_the_sto
 def test_a_long_file_that_was_filled_anew_is_neither_kept_nor_mixed(data: Path, more: bytes) -> None:
     """Not by the stream either, which was read from its beginning before."""
     data.write_bytes(numbers(20_000))
-    port = free_port()
-    with contextlib.ExitStack() as programs:
-        first = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
-        mirror = programs.enter_context(mirroring(f"{first.url}/data"))
-        same(mirror, first)
+    with coupled(data) as (programs, first, mirror):
         with Stream(mirror.url) as stream:
             stream.has(numbers(20_000))
         first.program.signal(signal.SIGKILL)
         rewrite(data, b"00000\n" + more)
-        again = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
+        again = programs.enter_context(restarted(first, data))
         same(mirror, again)
         with Stream(mirror.url) as stream:
             stream.has(b"00000\n" + more)
@@ -566,30 +560,22 @@ def test_a_connection_that_breaks_off_in_what_is_compared_is_no_other_content(so
 def test_a_tail_that_was_lost_before_a_rotation_does_not_hold_up_what_is_now(data: Path) -> None:
     """The mirror's end is inside of a line of the rotated file."""
     data.write_bytes(b"10\n20\n30\n")
-    port = free_port()
-    with contextlib.ExitStack() as programs:
-        first = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
-        mirror = programs.enter_context(mirroring(f"{first.url}/data"))
-        same(mirror, first)
+    with coupled(data) as (programs, first, mirror):
         first.program.signal(signal.SIGKILL)
         os.truncate(data, 6)
         append(data, b"77777\n")
         rotate(data, b"40\n")
-        again = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
+        again = programs.enter_context(restarted(first, data))
         same(mirror, again)
 
 
 def test_a_tail_that_was_lost_and_came_again_with_other_numbers_is_not_mixed_with_what_it_was(data: Path) -> None:
     """Line by line of the same length, while the mirror waits for the source to have as much as it has."""
     data.write_bytes(b"10\n20\n30\n")
-    port = free_port()
-    with contextlib.ExitStack() as programs:
-        first = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
-        mirror = programs.enter_context(mirroring(f"{first.url}/data"))
-        same(mirror, first)
+    with coupled(data) as (programs, first, mirror):
         first.program.signal(signal.SIGKILL)
         os.truncate(data, 6)
-        again = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
+        again = programs.enter_context(restarted(first, data))
         wait_until(lambda: again.get("/status").json()["followers"] == 1)
         append(data, b"99\n")
         append(data, b"88\n")
@@ -629,13 +615,30 @@ def files(spool: Path) -> list[Path]:
     return [path for path in spool.iterdir() if not path.is_symlink()]
 
 
+def write_to(spool: Spool, writer: Writer, block: bytes, changed: float = 0) -> None:
+    writer.append(block, changed)
+    spool.grew(writer, writer.size, changed)
+
+
+def test_text_that_is_counted_on_into_what_was_filled_anew_is_gone() -> None:
+    """Its bytes are those of neither the one that was nor the one that is."""
+    spool = Spool(None)
+    write_to(spool, spool.open("a" * 16), b"1\n")
+    write_to(spool, spool.open("b" * 16), b"2\n3\n")
+    write_to(spool, spool.open("b" * 16, anew=True), b"7\n8\n9\n10\n")
+    before = spool.find("a" * 16)
+    assert before
+    for offset in (4, 6, 8):
+        position = Position(before, offset, LINES_OF_TEXT)
+        position.check()
+        assert position.gone
+
+
 def test_a_generation_that_comes_back_is_in_the_spool_again_and_time_only_goes_on(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
 
     def write(name: str, block: bytes, changed: float) -> None:
-        writer = spool.open(name)
-        writer.append(block, changed)
-        spool.grew(writer, writer.size, changed)
+        write_to(spool, spool.open(name), block, changed)
 
     for name in ("a" * 16, "b" * 16, "a" * 16):
         write(name, b"1\n", 100.0)
