@@ -17,6 +17,7 @@ SMALL = 2**20  # bytes; what is smaller is kept in memory, which is ten times as
 BLOCK = 2**16  # bytes read at a time from the end, looking for lines
 LONGEST = 4096  # bytes; a file whose end has no line this short is no file of numbers
 
+KNOWN = 64  # bytes at the end by which a file is known again
 KEPT = 8  # generations that ended and are still followed
 
 STATX_BTIME, AT_EMPTY_PATH = 0x800, 0x1000  # linux/stat.h, linux/fcntl.h
@@ -130,6 +131,7 @@ class DataFile:
         self.seen: os.stat_result | None = None
         self.snapshot: Snapshot | None = None
         self.served = 0  # bytes of the file that was seen
+        self.end = b""  # the last of them
         self.shrinks = 0  # of it
         self.current: Generation | None = None
         self.living: weakref.WeakValueDictionary[str, Generation] = weakref.WeakValueDictionary()
@@ -158,7 +160,7 @@ class DataFile:
             if not stat.S_ISREG(there.st_mode):
                 raise NotReady(f"{self.path} is not a file")
             if not (self.seen and os.path.samestat(there, self.seen)):
-                self.descriptor, self.served, self.shrinks = None, 0, 0
+                self.descriptor, self.served, self.end, self.shrinks = None, 0, b"", 0
             self.snapshot = None
             self.descriptor = self.descriptor or Descriptor.of(self.path)
             self.seen = os.fstat(self.descriptor.fd)
@@ -171,9 +173,9 @@ class DataFile:
 
     def _take(self, descriptor: Descriptor, seen: os.stat_result) -> Snapshot:
         size = whole_lines(descriptor.read, seen.st_size)
-        if size < self.served:
-            self.shrinks += 1  # what is appended from now on stands where other bytes were served
-        self.served = size
+        if size < self.served or descriptor.read(self.served - len(self.end), self.served) != self.end:
+            self.shrinks += 1  # other bytes stand, or will stand, where some were served; it may have grown again since
+        self.served, self.end = size, descriptor.read(max(0, size - KNOWN), size)
         if not size:
             raise NotReady(f"{self.path} has no number yet")
         name = identify(descriptor, seen, size, self.shrinks)

@@ -218,11 +218,11 @@ class Mirror:
             piece = Piece.of(response)
             if not self.writer:
                 self.writer = self._open(piece.name)
-                if self.writer.size:  # of a generation that we had before
-                    self._announce_soon(piece.changed)
+                if self.writer.size:  # of a generation that we had before: is it still the same?
                     if piece.name == self.left:
                         raise Refused("it said that this generation is gone, and has it: as of replicas that differ")
-                    return False
+                    response.close()
+                    return self._fetch(session)
             if (self.writer.name, start) != (piece.name, piece.begins):
                 if self.writer.name == piece.name and piece.size < self.writer.size:
                     return self._fewer(session, piece.size, there)
@@ -255,15 +255,13 @@ class Mirror:
             self.writer = self._open(piece.name, anew=True)
             raise Refused("it has other numbers than before under the same name, as of a file filled anew")
         self.behind, self.unreachable_since = max(0, piece.size - writer.size), None
-        before = writer.size
         try:
             while block := response.raw.read1(BLOCK):
                 self.heard = datetime.now(UTC)
                 self._append(block, piece.changed, GLANCE)
                 self.behind = piece.size - writer.size
         finally:
-            if writer.size > before:
-                self._announce_soon(piece.changed)
+            self._announce_soon(piece.changed)  # also if nothing came: it may be one that we had before
         if writer.written != writer.size or writer.size < piece.size:
             raise Refused(f"its answer is not the {piece.size} bytes of whole lines that its ETag says")
         self.shorter, self.caught_up = writer.size > piece.size, True

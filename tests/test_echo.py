@@ -59,6 +59,11 @@ class Echo:
         assert self.program.ended() == 0, self.program.output
         return time.monotonic() - began
 
+    def kill(self) -> None:
+        """End it at once; what happens from now on it does not see."""
+        self.program.signal(signal.SIGKILL)
+        self.program.ended()
+
 
 @contextlib.contextmanager
 def serving(source: Path, *flags: str, at: str = "127.0.0.1:0") -> Iterator[Echo]:

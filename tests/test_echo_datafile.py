@@ -1,5 +1,6 @@
 """The data file as echo sees it: whole lines only, a generation that changes exactly when served bytes may have."""
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -196,6 +197,30 @@ def test_a_truncated_file_is_another_generation(path: Path) -> None:
     append(path, b"4\n5\n")
     assert file.look().generation == after.generation
     assert content(file.look()) == b"1\n2\n4\n5\n"
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 24), st.sampled_from([b"", b"1\n", b"22\n1\n22\n"]), st.booleans()), max_size=20)
+)
+def test_what_was_served_under_a_name_is_so_whatever_is_cut_off_and_appended(
+    changes: list[tuple[int, bytes, bool]],
+) -> None:
+    """Also if it was both before echo looked again, and the file is longer than it was."""
+    served: dict[str, bytes] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "data"
+        path.write_bytes(b"1\n1\n1\n")
+        file = DataFile(path)
+        for moment, (size, more, look) in enumerate(changes):
+            os.truncate(path, min(size, path.stat().st_size))
+            append(path, more)
+            os.utime(path, (moment, moment))  # what is of one tick of the clock and of one size cannot be told apart
+            with contextlib.suppress(NotReady):
+                if look:
+                    snapshot = file.look()
+                    generation = served.get(snapshot.generation, b"")
+                    assert content(snapshot).startswith(generation)
+                    served[snapshot.generation] = content(snapshot)
 
 
 def test_a_truncation_does_not_show_in_the_name_of_the_next_file(path: Path) -> None:

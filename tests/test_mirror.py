@@ -128,7 +128,6 @@ def coupled(data: Path) -> Iterator[tuple[contextlib.ExitStack, Echo, Echo]]:
 
 def restarted(source: Echo, data: Path) -> contextlib.AbstractContextManager[Echo]:
     """At the address where it was."""
-    source.program.ended()
     return serving(data, "--stale", "0", at=f"127.0.0.1:{source.port}")
 
 
@@ -207,7 +206,7 @@ def test_it_serves_on_while_the_source_is_away_and_says_since_when(data: Path) -
     data.write_bytes(b"10\n")
     with coupled(data) as (programs, first, mirror):
         stream = programs.enter_context(Stream(mirror.url))
-        first.program.signal(signal.SIGKILL)
+        first.kill()
         mirror.program.said("trying again")
         wait_until(lambda: report(mirror)["unreachable_since"] is not None)
         assert mirror.get().content == b"10\n"
@@ -226,7 +225,7 @@ def test_a_rotation_while_the_link_was_cut_loses_nothing(data: Path) -> None:
     data.write_bytes(b"10\n")
     with coupled(data) as (programs, first, mirror):
         stream = programs.enter_context(Stream(mirror.url))
-        first.program.signal(signal.SIGKILL)
+        first.kill()
         append(data, b"20\n")
         rotate(data, b"30\n")
         again = programs.enter_context(restarted(first, data))
@@ -265,7 +264,7 @@ def test_what_the_source_has_lost_is_said_by_the_mirror_too(data: Path) -> None:
         events = programs.enter_context(Stream(mirror.url, "", EVENTS))
         text = programs.enter_context(Stream(mirror.url))
         text.has(b"10\n20\n")
-        first.program.signal(signal.SIGKILL)
+        first.kill()
         append(data, b"30\n")
         rotate(data, b"40\n")
         rotate(data, b"50\n")
@@ -283,7 +282,7 @@ def test_a_source_that_returns_to_an_older_generation_is_followed(data: Path, tm
         data.rename(older)
         data.write_bytes(b"20\n")
         same(mirror, first)
-        first.program.signal(signal.SIGKILL)
+        first.kill()
         os.replace(older, data)
         os.utime(data, (1e9, 1e9))
         again = programs.enter_context(restarted(first, data))
@@ -448,7 +447,7 @@ def test_who_waits_for_a_generation_that_will_not_come_is_told_that_it_is_gone(d
         events = programs.enter_context(Stream(mirror.url, "", {**EVENTS, "Last-Event-ID": f"{ahead}-3"}))
         text = programs.enter_context(Stream(mirror.url, f"&last-event-id={ahead}-3"))
         wait_until(lambda: mirror.get("/status").json()["followers"] == 2)
-        first.program.signal(signal.SIGKILL)
+        first.kill()
         replace(data, b"40\n")
         programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
         relay.release()
@@ -501,7 +500,7 @@ def test_a_file_that_was_filled_anew_while_its_echo_was_down_is_not_mixed_with_w
         events = programs.enter_context(Stream(mirror.url, "", EVENTS))
         text = programs.enter_context(Stream(mirror.url))
         text.has(b"10\n20\n30\n")
-        first.program.signal(signal.SIGKILL)
+        first.kill()
         rewrite(data, b"10\n21\n31\n41\n")
         again = programs.enter_context(restarted(first, data))
         assert generation(again) == name
@@ -528,16 +527,27 @@ def test_questions_to_a_source_that_is_silent_are_few_and_do_not_hold_up_the_sto
 
 
 @pytest.mark.parametrize("more", [b"77777\n" * 100, b"77777\n" * 30_000], ids=["shorter", "longer"])
-def test_a_long_file_that_was_filled_anew_is_neither_kept_nor_mixed(data: Path, more: bytes) -> None:
-    """Not by the stream either, which was read from its beginning before."""
+@pytest.mark.parametrize("seen", [False, True], ids=["unseen", "seen"])
+def test_a_long_file_that_was_filled_anew_is_neither_kept_nor_mixed(data: Path, seen: bool, more: bytes) -> None:
+    """Not by the stream either, which was read from its beginning before.
+
+    A source that saw it gave it a name of its own, and after its restart the one that it had before.
+    """
     data.write_bytes(numbers(20_000))
     with coupled(data) as (programs, first, mirror):
+        name = generation(first)
         with Stream(mirror.url) as stream:
             stream.has(numbers(20_000))
-        first.program.signal(signal.SIGKILL)
+        if not seen:
+            first.kill()
         rewrite(data, b"00000\n" + more)
+        if seen:
+            same(mirror, first)
+            assert generation(mirror) != name
+            first.kill()
         again = programs.enter_context(restarted(first, data))
         same(mirror, again)
+        assert generation(mirror) == name
         with Stream(mirror.url) as stream:
             stream.has(b"00000\n" + more)
 
@@ -561,7 +571,7 @@ def test_a_tail_that_was_lost_before_a_rotation_does_not_hold_up_what_is_now(dat
     """The mirror's end is inside of a line of the rotated file."""
     data.write_bytes(b"10\n20\n30\n")
     with coupled(data) as (programs, first, mirror):
-        first.program.signal(signal.SIGKILL)
+        first.kill()
         os.truncate(data, 6)
         append(data, b"77777\n")
         rotate(data, b"40\n")
@@ -573,7 +583,7 @@ def test_a_tail_that_was_lost_and_came_again_with_other_numbers_is_not_mixed_wit
     """Line by line of the same length, while the mirror waits for the source to have as much as it has."""
     data.write_bytes(b"10\n20\n30\n")
     with coupled(data) as (programs, first, mirror):
-        first.program.signal(signal.SIGKILL)
+        first.kill()
         os.truncate(data, 6)
         again = programs.enter_context(restarted(first, data))
         wait_until(lambda: again.get("/status").json()["followers"] == 1)
@@ -593,8 +603,7 @@ def test_a_source_that_has_less_than_the_mirror_is_waited_for(data: Path) -> Non
             mirror = programs.enter_context(mirroring(f"{first.url}/data"))
             same(mirror, first)
             there = mirror.get()
-            first.program.signal(signal.SIGKILL)
-            first.program.ended()
+            first.kill()
             size = data.stat().st_size
             rest = data.read_bytes()[-less:]
             os.truncate(data, size - less)
@@ -655,7 +664,7 @@ def test_a_spool_outlives_the_mirror_and_is_gone_on_with(source: Echo, data: Pat
     with mirroring(f"{source.url}/data", "--spool", str(spool)) as mirror:
         same(mirror, source)
         etag = mirror.get().headers["etag"]
-        mirror.program.signal(signal.SIGKILL)
+        mirror.kill()
     (file,) = files(spool)
     append(file, b"4")  # a torn line, as a crash may leave
     source.program.signal(signal.SIGSTOP)
@@ -726,7 +735,7 @@ def test_what_was_gone_is_so_after_a_restart_too(data: Path, tmp_path: Path) -> 
         mirror = programs.enter_context(mirroring(f"{first.url}/data", "--spool", str(spool)))
         same(mirror, first)
         left = generation(mirror)
-        first.program.signal(signal.SIGKILL)
+        first.kill()
         append(data, b"20\n")
         rotate(data, b"30\n")
         rotate(data, b"40\n")
