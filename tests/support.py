@@ -38,6 +38,12 @@ def wait_until(condition: Callable[[], T], within: float = 20, every: float = 0.
         time.sleep(every)
 
 
+def alike(here: bytes, there: bytes) -> None:
+    """Raises AssertionError; for pytest itself compares large ones line by line, for longer than a test waits."""
+    same = here == there
+    assert same, f"{len(here)} bytes that end in {here[-60:]!r} are not {len(there)} that end in {there[-60:]!r}"
+
+
 def need(command: str) -> str:
     """A command that a test uses as a user would; where it is missing the test is skipped, but not in CI."""
     if not shutil.which(command):

@@ -21,7 +21,7 @@ import requests
 from echo.datafile import SMALL, DataFile
 from echo.follow import Turns
 from echo.watch import Watch
-from support import ROOT, free_port, need, running, wait_until
+from support import ROOT, alike, free_port, need, running, wait_until
 from test_echo import Echo, append, numbers, replace, serving
 
 EVENTS = {"Accept": "text/event-stream"}
@@ -69,7 +69,7 @@ class Stream:
         """Wait until exactly this has come."""
 
         def same() -> bool:
-            assert self.content == content
+            alike(self.content, content)
             return True
 
         wait_until(same)

@@ -27,7 +27,7 @@ from echo.mirror import LONGEST_PAUSE, OVERLAP, SHORTEST_PAUSE, pause
 from echo.numbers import are_numbers
 from echo.spool import Spool, Writer
 from echo.upstream import Event, Events, Refused
-from support import free_port, running, wait_until
+from support import alike, free_port, running, wait_until
 from test_echo import MEGABYTES, Echo, append, numbers, refusal, replace, serving
 from test_follow import EVENTS, Stream, rewrite, rotate
 
@@ -109,7 +109,8 @@ def same(mirror: Echo, source: Echo) -> None:
 
     def is_so() -> bool:
         there, here = source.get(), mirror.get()
-        assert (here.status_code, here.content) == (200, there.content)
+        assert here.status_code == 200, here.text
+        alike(here.content, there.content)
         assert here.headers["etag"] == there.headers["etag"]
         return True
 
@@ -297,6 +298,7 @@ class Relay:
     """Passes connections on to a port.
 
     What those of now send back can be held, or they be cut; new ones can be refused, go to other ports, or break off.
+    What is sent there can be changed; it is dropped with its connection if nothing of it is left.
     """
 
     def __init__(self, port: int) -> None:
@@ -305,6 +307,7 @@ class Relay:
         self.refuses = False
         self.most: int | None = None  # bytes that each sends back
         self.resets = True  # after those; or closes as at the end
+        self.edit: Callable[[bytes], bytes] = lambda data: data
         self.clients: list[socket.socket] = []
         self.gates: list[threading.Event] = []
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -367,6 +370,8 @@ class Relay:
                         target.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
                         target.shutdown(socket.SHUT_RD)  # which ends the other direction, and closes it
                         return
+                elif not (data := self.edit(data)):
+                    break
                 target.sendall(data)
         with contextlib.suppress(OSError):
             target.shutdown(socket.SHUT_WR)
@@ -423,6 +428,20 @@ def test_a_source_of_which_one_replica_is_behind_is_gone_on_with(source: Echo, d
         same(mirror, source)
 
 
+def test_through_a_proxy_that_drops_ranges_it_goes_on_where_it_was(source: Echo, data: Path) -> None:
+    replace(data, numbers(10_000))
+    with Relay(source.port) as relay:
+        relay.edit = lambda data: data.replace(b"\r\nRange:", b"\r\nX-Range:")
+        with mirroring(relay.url) as mirror:
+            same(mirror, source)
+            with Stream(mirror.url, "&tail=0") as stream:
+                wait_until(lambda: source.get("/status").json()["followers"] == 1)
+                relay.cut()
+                append(data, b"7\n")
+                stream.has(b"7\n")
+            same(mirror, source)
+
+
 def test_a_connection_that_breaks_off_again_and_again_brings_it_further(source: Echo, data: Path) -> None:
     replace(data, numbers(300_000))
     with Relay(source.port) as relay:
@@ -431,8 +450,9 @@ def test_a_connection_that_breaks_off_again_and_again_brings_it_further(source: 
             same(mirror, source)
 
 
-def test_who_waits_for_a_generation_that_will_not_come_is_told_that_it_is_gone(data: Path) -> None:
-    """The source had it, and has lost it before it was mirrored."""
+@pytest.mark.parametrize("breaks", [0, 2])
+def test_who_waits_for_a_generation_that_will_not_come_is_told_that_it_is_gone(data: Path, breaks: int) -> None:
+    """The source had it, and has lost it before it was mirrored; also if it can say so not at once."""
     data.write_bytes(b"10\n")
     port = free_port()
     with contextlib.ExitStack() as programs:
@@ -448,11 +468,20 @@ def test_who_waits_for_a_generation_that_will_not_come_is_told_that_it_is_gone(d
         text = programs.enter_context(Stream(mirror.url, f"&last-event-id={ahead}-3"))
         wait_until(lambda: mirror.get("/status").json()["followers"] == 2)
         first.kill()
+        questions: list[bytes] = []
+
+        def edit(data: bytes) -> bytes:
+            if data.startswith(b"HEAD"):
+                questions.append(data)
+            return b"" if questions[-1:] == [data] and len(questions) <= breaks else data
+
+        relay.edit = edit
         replace(data, b"40\n")
         programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
         relay.release()
         wait_until(lambda: [(kind, text) for kind, _, text in events.events()] == [("gone", ahead), ("message", "40")])
         assert not text.ended()  # cleanly, for it has no way to say it
+        assert len(questions) == breaks + 1
 
 
 def generation(echo: Echo) -> str:
@@ -769,6 +798,41 @@ def test_a_spool_is_for_one_mirror(source: Echo, tmp_path: Path) -> None:
     with mirroring(f"{source.url}/data", "--spool", str(spool)):
         flags = ("--source", f"{source.url}/data", "--spool", str(spool), "--listen", "127.0.0.1:0")
         assert "is in use by another echo" in refusal(tmp_path, 2, *flags)
+
+
+def test_a_spool_of_another_user_is_gone_on_with(source: Echo, data: Path, tmp_path: Path) -> None:
+    """Who may write to a file may yet not set its times: that is left to the system."""
+    if os.geteuid():
+        pytest.skip("only root can give a file to another user")
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    with mirroring(f"{source.url}/data", "--spool", str(spool)) as mirror:
+        same(mirror, source)
+        mirror.stop()
+    (file,) = files(spool)
+    os.chown(file, 12345, 0)
+    without = ["setpriv", "--bounding-set=-fowner", "--inh-caps=-fowner"]
+    flags = ["--source", f"{source.url}/data", "--spool", str(spool), "--listen", "127.0.0.1:0", "--stale", "0"]
+    with running([*without, sys.executable, "-m", "echo", *flags]) as program:
+        append(data, b"40\n")
+        same(Echo(program, int(program.said("^serving .*:([0-9]+)/data$")[1])), source)
+    assert file.read_bytes() == data.read_bytes()
+
+
+def test_a_spool_whose_folder_is_removed_is_said_once_and_served_on(source: Echo, data: Path, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    with mirroring(f"{source.url}/data", "--spool", str(spool)) as mirror:
+        same(mirror, source)
+        shutil.rmtree(spool)
+        append(data, b"40\n")
+        same(mirror, source)
+        replace(data, b"50\n")
+        mirror.program.said(r"^the spool \(ECHO_SPOOL\): No such file or directory; trying again$")
+        assert mirror.get().content == b"10\n20\n30\n40\n"
+        spool.mkdir()
+        same(mirror, source)
+        assert mirror.program.output.count("No such file") == 1
 
 
 def test_a_full_spool_is_said_once_and_recovered_from(data: Path, tmp_path: Path) -> None:
