@@ -816,6 +816,7 @@ def test_a_spool_of_another_user_is_gone_on_with(source: Echo, data: Path, tmp_p
     with running([*without, sys.executable, "-m", "echo", *flags]) as program:
         append(data, b"40\n")
         same(Echo(program, int(program.said("^serving .*:([0-9]+)/data$")[1])), source)
+        assert "ECHO_SPOOL" not in program.output
     assert file.read_bytes() == data.read_bytes()
 
 
