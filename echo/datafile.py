@@ -64,11 +64,11 @@ class Generation:
         self.counted = self.numbers = 0  # bytes, and numbers in them
 
     def end(self, successor: "Generation") -> None:
-        """Another file has taken its place. What this one got in its last moment counts, unless it was overwritten."""
+        """Another file has taken its place. What this one got in its last moment counts, unless it lost what it had."""
         self.next = successor
         with contextlib.suppress(NotReady, OSError):
             ours, theirs = os.fstat(self.descriptor.fd), os.fstat(successor.descriptor.fd)
-            self.lost = os.path.samestat(ours, theirs)
+            self.lost = os.path.samestat(ours, theirs) or ours.st_size < self.size
             if not self.lost:
                 self.size = max(self.size, whole_lines(self.descriptor.read, ours.st_size))
 
@@ -138,6 +138,8 @@ class DataFile:
         self.grown = 0  # bytes that came since the first look, in all generations
         self.turns = 0  # how often a generation took another's place
         self.rotated = ""  # the generation at FILE.1 at the last turn
+        self.renamed = ("", "")  # its name by what it is now, and the one that it was served under
+        self.skipped = False  # what came between it and the file is gone
         self.waited = False  # for the first number
 
     def reopen(self) -> None:
@@ -160,10 +162,12 @@ class DataFile:
             if not stat.S_ISREG(there.st_mode):
                 raise NotReady(f"{self.path} is not a file")
             if not (self.seen and os.path.samestat(there, self.seen)):
-                self.descriptor, self.served, self.end, self.shrinks = None, 0, b"", 0
+                self.descriptor = None
             self.snapshot = None
             self.descriptor = self.descriptor or Descriptor.of(self.path)
-            self.seen = os.fstat(self.descriptor.fd)
+            before, self.seen = self.seen, os.fstat(self.descriptor.fd)
+            if not (before and os.path.samestat(before, self.seen)):
+                self.served, self.end, self.shrinks = 0, b"", 0
             self.snapshot = self._take(self.descriptor, self.seen)
         except FileNotFoundError:
             raise NotReady(f"{self.path} is not there yet") from None
@@ -173,9 +177,10 @@ class DataFile:
 
     def _take(self, descriptor: Descriptor, seen: os.stat_result) -> Snapshot:
         size = whole_lines(descriptor.read, seen.st_size)
+        end = descriptor.read(max(0, size - KNOWN), size)  # before the old one is, lest a change in between is missed
         if size < self.served or descriptor.read(self.served - len(self.end), self.served) != self.end:
             self.shrinks += 1  # other bytes stand, or will stand, where some were served; it may have grown again since
-        self.served, self.end = size, descriptor.read(max(0, size - KNOWN), size)
+        self.served, self.end = size, end
         if not size:
             raise NotReady(f"{self.path} has no number yet")
         name = identify(descriptor, seen, size, self.shrinks)
@@ -195,7 +200,10 @@ class DataFile:
         rotated = self._rotated()
         if before:
             self.turns += 1
-            if rotated and rotated.name not in (before.name, self.rotated) and not same_file(rotated, before):
+            self.skipped = bool(rotated and rotated.name == self.rotated)
+            if rotated and rotated.name != before.name and same_file(rotated, before):
+                self.renamed, rotated.name = (rotated.name, before.name), before.name
+            if rotated and rotated.name not in (before.name, self.rotated):
                 self.living[rotated.name] = rotated  # there were two rotations since the last look
                 before.end(rotated)
                 rotated.end(self.current)
@@ -211,7 +219,8 @@ class DataFile:
             descriptor = Descriptor.of(self.path.with_name(f"{self.path.name}.1"))
             seen = os.fstat(descriptor.fd)
             if size := whole_lines(descriptor.read, seen.st_size):
-                return Generation(identify(descriptor, seen, size, 0), descriptor, size)
+                name = identify(descriptor, seen, size, 0)
+                return Generation(self.renamed[1] if name == self.renamed[0] else name, descriptor, size)
         return None
 
     def find(self, name: str) -> Generation | None:
@@ -221,7 +230,7 @@ class DataFile:
         rotated = self._rotated()
         if not rotated or rotated.name != name:
             return None
-        rotated.next = self.current
+        rotated.next, rotated.cut = self.current, self.skipped
         self.living[name] = rotated
         return rotated
 

@@ -90,8 +90,9 @@ class Position:
 
     def __init__(self, generation: Generation, offset: int, format: Format) -> None:
         self.generation, self.offset, self.format = generation, offset, format
-        while self.offset > self.generation.size and self.generation.next and not self.generation.cut:
-            self._turn()
+        if format.counted:
+            while self.offset > self.generation.size and self.generation.next and not self.generation.cut:
+                self._turn()
 
     def __str__(self) -> str:
         return f"{self.generation.name}-{self.offset}"

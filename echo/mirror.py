@@ -37,6 +37,20 @@ def pause(failures: int, chance: Callable[[float, float], float] = random.unifor
     return chance(SHORTEST_PAUSE, min(LONGEST_PAUSE, SHORTEST_PAUSE * 2 ** min(failures, 10)))
 
 
+def is_ours(response: requests.Response, piece: Piece, writer: Writer) -> bool:
+    """Whether the piece begins with what we have; it is read up to there. Raises Refused if it breaks off."""
+    place, stop = piece.begins, min(writer.size, piece.size)
+    while place < stop:
+        ours = writer.file.read(place, min(place + BLOCK, stop))
+        theirs = response.raw.read(len(ours))
+        if theirs != ours and ours.startswith(theirs):
+            raise Refused("the connection broke off")
+        if theirs != ours:
+            return False
+        place += len(ours)
+    return True
+
+
 @dataclass(frozen=True)
 class Question:
     """Whether a generation is yet to come here: the answer, or why that cannot be told; and `turns` at that time."""
@@ -62,7 +76,7 @@ class Mirror:
         self.problem = "was not reached yet"
         self.failures = 0
         self.again = threading.Event()
-        self.shorter = False  # the source has less than we, so that its next numbers may be others than ours
+        self.shorter = 0  # bytes that the source has, if those are fewer than ours: its next numbers may be others
         self.left = ""  # the generation that it last said is gone
         self.announced = 0.0  # by the monotonic clock
         self.full = ""  # why what it has cannot be kept
@@ -71,6 +85,11 @@ class Mirror:
     @property
     def via(self) -> list[str]:
         return self.upstream.via
+
+    @property
+    def end(self) -> int:
+        """The offset of the source's next number."""
+        return (self.shorter or self.writer.size) if self.writer else 0
 
     def reopen(self) -> None:
         """Try at once, with what token and certificates are now."""
@@ -201,20 +220,17 @@ class Mirror:
         with contextlib.suppress(RuntimeError):
             self.loop.call_soon_threadsafe(call, *arguments)
 
-    def _fetch(self, session: requests.Session, there: int | None = None) -> bool:
-        """What there is, in one piece, if it continues what we have: whether it does.
-
-        `there`: how many bytes it has, where those were seen to be fewer than ours.
-        """
-        headers, start = {}, 0
+    def _fetch(self, session: requests.Session) -> bool:
+        """What there is, in one piece, if it continues what we have: whether more comes well in pieces."""
+        headers, start = {}, max(0, self.end - OVERLAP)
         if self.writer:
-            start = max(0, min(self.writer.size, there or self.writer.size) - OVERLAP)
             headers = {"Range": f"bytes={start}-", "If-Range": f'"{self.writer.name}-{start}"'}
-        self.behind, self.shorter = None, False
+        self.behind = None
         with self.upstream.ask(session, "", headers) as response:
-            beyond = re.fullmatch(r"bytes \*/([0-9]{1,18})", response.headers.get("Content-Range", ""))
-            if response.status_code == 416 and beyond and self.writer:
-                return self._fewer(session, int(beyond[1]), there)
+            fewer = re.fullmatch(r"bytes \*/([0-9]{1,18})", response.headers.get("Content-Range", ""))
+            if response.status_code == 416 and fewer and 0 < int(fewer[1]) <= start:
+                self.shorter = int(fewer[1])
+                return self._fetch(session)
             piece = Piece.of(response)
             if not self.writer:
                 self.writer = self._open(piece.name)
@@ -223,35 +239,24 @@ class Mirror:
                         raise Refused("it said that this generation is gone, and has it: as of replicas that differ")
                     response.close()
                     return self._fetch(session)
-            if (self.writer.name, start) != (piece.name, piece.begins):
-                if self.writer.name == piece.name and piece.size < self.writer.size:
-                    return self._fewer(session, piece.size, there)
+            if piece.name != self.writer.name or piece.begins not in (start, 0):
+                self.shorter = 0
                 return False  # not a continuation: the stream tells what became of ours
             self._take(response, piece, self.writer)
         self._tell(self._settle)
-        return True
-
-    def _fewer(self, session: requests.Session, size: int, there: int | None) -> bool:
-        """It has fewer bytes than we: see, once, whether these are ours."""
-        if there is None:
-            return self._fetch(session, size)
-        self.shorter = True
-        return False
+        return piece.begins == start  # or something between drops ranges, and each piece would be all of it
 
     def _open(self, name: str, anew: bool = False) -> Writer:
         """Raises Full."""
         try:
+            self.shorter = 0
             return self.spool.open(name, anew)
         except OSError as error:
             raise Full(f"the spool (ECHO_SPOOL): {error.strerror}") from None
 
     def _take(self, response: requests.Response, piece: Piece, writer: Writer) -> None:
         """The piece of our generation, which begins with what we have. Raises Refused, ValueError and Full."""
-        ours = writer.file.read(piece.begins, min(writer.size, piece.size))
-        theirs = response.raw.read(len(ours)) if ours else b""
-        if theirs != ours and ours.startswith(theirs):
-            raise Refused("the connection broke off")
-        if theirs != ours:
+        if not is_ours(response, piece, writer):
             self.writer = self._open(piece.name, anew=True)
             raise Refused("it has other numbers than before under the same name, as of a file filled anew")
         self.behind, self.unreachable_since = max(0, piece.size - writer.size), None
@@ -264,13 +269,13 @@ class Mirror:
             self._announce_soon(piece.changed)  # also if nothing came: it may be one that we had before
         if writer.written != writer.size or writer.size < piece.size:
             raise Refused(f"its answer is not the {piece.size} bytes of whole lines that its ETag says")
-        self.shorter, self.caught_up = writer.size > piece.size, True
+        self.shorter, self.caught_up = piece.size if piece.size < writer.size else 0, True
 
     def _follow(self, session: requests.Session, continued: bool) -> None:
         """What comes, number by number, to the end of the generation, or until it is too much for that."""
         headers = {"Accept": "text/event-stream"}
         if self.writer:
-            headers["Last-Event-ID"] = self.writer.position
+            headers["Last-Event-ID"] = f"{self.writer.name}-{self.end}"
         with self.upstream.ask(session, "?follow", headers) as response:
             if (
                 response.status_code == 400 and self.writer
@@ -299,17 +304,17 @@ class Mirror:
 
     def _lines(self, events: Events, data: bytes) -> bytes | None:
         """The lines of the events that end in `data`, which must be the next ones; None at the end of a generation."""
-        if self.writer and (lines := events.numbers(data, self.writer.name, self.writer.size)):
+        if self.writer and (lines := events.numbers(data, self.writer.name, self.end)):
             return lines
         got = b""
         for event in events.feed(data):
             name, offset = parse_position(event.id) if event.id else ("", 0)
             if event.kind == "message":
                 got += f"{event.data}\n".encode()
-                if not self.writer or (name, offset) != (self.writer.name, self.writer.size + len(got)):
+                if not self.writer or (name, offset) != (self.writer.name, self.end + len(got)):
                     raise Refused(f"event {event.id} does not follow on what came before")
             elif event.kind in ("generation", "gone"):
-                if got:
+                if got and not self.shorter:
                     self._append(got, time.time())
                 if event.kind == "gone":
                     self._gone()

@@ -1,6 +1,7 @@
 """The data file as echo sees it: whole lines only, a generation that changes exactly when served bytes may have."""
 
 import contextlib
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from hypothesis import settings as profiles
 from hypothesis import strategies as st
 
 from echo.datafile import LONGEST, SMALL, DataFile, Descriptor, Generation, NotReady, Snapshot
+from echo.follow import EVENTS, Pieces, Position
 from generator.datafile import DataFile as Writer
 from support import wait_until
 
@@ -205,7 +207,7 @@ def test_a_truncated_file_is_another_generation(path: Path) -> None:
 def test_what_was_served_under_a_name_is_so_whatever_is_cut_off_and_appended(
     changes: list[tuple[int, bytes, bool]],
 ) -> None:
-    """Also if it was both before echo looked again, and the file is longer than it was."""
+    """Also if it was both before echo looked again, and the file is longer than it was; as far as it is known again."""
     served: dict[str, bytes] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "data"
@@ -221,6 +223,104 @@ def test_what_was_served_under_a_name_is_so_whatever_is_cut_off_and_appended(
                     generation = served.get(snapshot.generation, b"")
                     assert content(snapshot).startswith(generation)
                     served[snapshot.generation] = content(snapshot)
+
+
+def test_what_was_filled_anew_in_the_midst_of_a_look_shows_at_the_next(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between whichever two reads of it."""
+    reads = Descriptor.read
+    for moment in range(1, 8):
+        path.unlink(missing_ok=True)
+        path.write_bytes(b"10\n20\n30\n")
+        file = DataFile(path)
+        before = file.look()
+        content(before)
+        append(path, b"40\n")
+        count = itertools.count(1)
+
+        def read(descriptor: Descriptor, start: int, stop: int) -> bytes:
+            data = reads(descriptor, start, stop)
+            if next(count) == moment:  # noqa: B023
+                path.write_bytes(b"10\n99\n98\n97\n96\n")
+            return data
+
+        with monkeypatch.context() as patches:
+            patches.setattr(Descriptor, "read", read)
+            file.look()
+        if next(count) > moment:
+            os.utime(path, (moment, moment))
+            assert file.look().generation != before.generation
+
+
+def test_a_file_replaced_between_two_steps_of_a_look_has_its_own_name(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.write_bytes(b"1\n2\n")
+    file = DataFile(path)
+    file.look()
+    file.reopen()
+    append(path, b"3\n")
+    opens = Descriptor.of
+
+    def replaced(there: Path) -> Descriptor:
+        if there == path and not path.with_name("old").exists():
+            path.rename(path.with_name("old"))
+            path.write_bytes(b"4\n5\n")
+        return opens(there)
+
+    monkeypatch.setattr(Descriptor, "of", replaced)
+    assert file.look().etag == DataFile(path).look().etag
+
+
+def test_what_was_lost_by_a_truncation_just_before_a_turn_is_said(path: Path) -> None:
+    """As by a generator that goes on in another file for it."""
+    path.write_bytes(b"1\n2\n3\n4\n")
+    file = DataFile(path)
+    file.look()
+    assert file.current
+    ahead, behind = Position(file.current, 8, EVENTS), Position(file.current, 2, EVENTS)
+    os.truncate(path, 4)
+    path.with_name("new").write_bytes(b"1\n2\n5\n")
+    os.replace(path.with_name("new"), path)
+    file.look()
+    assert behind.take(Pieces()).startswith(b"event: gone\n")
+    assert b"event: generation\n" in ahead.take(Pieces())
+    for position in (ahead, behind):
+        assert position.take(Pieces()).count(b"data: ") == 3
+
+
+def test_a_file_that_was_seen_as_truncated_keeps_its_name_when_it_is_rotated(path: Path) -> None:
+    path.write_bytes(b"10\n20\n30\n")
+    file = DataFile(path)
+    first = file.look().generation
+    os.truncate(path, 3)
+    second = file.look().generation
+    append(path, b"21\n")
+    path.rename(path.with_name("data.1"))
+    path.write_bytes(b"40\n")
+    file.look()
+    assert not file.find(first)
+    rotated = file.find(second)
+    assert rotated and rotated.lines(0, 100) == b"10\n21\n"
+    assert b"event: generation\n" in Position(rotated, 6, EVENTS).take(Pieces())
+
+
+def test_a_generation_that_is_gone_between_the_rotated_one_and_the_one_of_now_is_said(path: Path) -> None:
+    path.write_bytes(b"1\n")
+    file = DataFile(path)
+    first = file.look().generation
+    path.rename(path.with_name("data.1"))
+    path.write_bytes(b"2\n")
+    file.look()
+    rotated = file.find(first)
+    assert rotated and b"event: generation\n" in Position(rotated, 2, EVENTS).take(Pieces())
+    del rotated
+    path.with_name("new").write_bytes(b"3\n")
+    os.replace(path.with_name("new"), path)
+    file.look()
+    rotated = file.find(first)
+    assert rotated and Position(rotated, 2, EVENTS).take(Pieces()).startswith(b"event: gone\n")
 
 
 def test_a_truncation_does_not_show_in_the_name_of_the_next_file(path: Path) -> None:

@@ -439,6 +439,14 @@ def test_an_event_id_never_counts_into_the_next_generation(echo: Echo, data: Pat
         wait_until(lambda: stream.numbers() == ["1", "2", "3", "4"])
 
 
+def test_an_event_id_beyond_the_end_of_a_generation_is_told_of_the_next(echo: Echo, data: Path) -> None:
+    """As of numbers that a crash has taken from the file."""
+    ahead = echo.get().headers["etag"].strip('"').replace("-9", "-15")
+    rotate(data, b"1\n")
+    with Stream(echo.url, f"&last-event-id={ahead}", EVENTS) as stream:
+        wait_until(lambda: [kind for kind, _, _ in stream.events()] == ["generation", "message"])
+
+
 def test_a_slow_reader_does_not_hold_generation_after_generation(data: Path) -> None:
     data.write_bytes(numbers(1_000_000))
     with serving(data, "--stale", "0") as echo, echo.connect() as client:

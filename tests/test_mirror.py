@@ -21,10 +21,12 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
+from echo.follow import EVENTS as EVENT_FORMAT
 from echo.follow import LINES as LINES_OF_TEXT
 from echo.follow import Position
-from echo.mirror import LONGEST_PAUSE, OVERLAP, SHORTEST_PAUSE, pause
+from echo.mirror import LONGEST_PAUSE, OVERLAP, SHORTEST_PAUSE, Mirror, pause
 from echo.numbers import are_numbers
+from echo.settings import parse
 from echo.spool import Spool, Writer
 from echo.upstream import Event, Events, Refused
 from support import alike, free_port, running, wait_until
@@ -442,6 +444,41 @@ def test_through_a_proxy_that_drops_ranges_it_goes_on_where_it_was(source: Echo,
             same(mirror, source)
 
 
+@pytest.mark.parametrize("line", [b"77777\n", b"7777777\n"], ids=["at a line", "inside a line"])
+@pytest.mark.parametrize("same_lines", [1, 250_000])
+def test_through_a_proxy_that_drops_ranges_nothing_is_mixed(data: Path, line: bytes, same_lines: int) -> None:
+    """The file is filled anew while its echo is down; the mirror's end is at a line's end, or not."""
+    data.write_bytes(numbers(300_000))
+    with serving(data, "--stale", "0") as first, Relay(first.port) as relay:
+        relay.edit = lambda data: data.replace(b"\r\nRange:", b"\r\nX-Range:")
+        with mirroring(relay.url) as mirror:
+            same(mirror, first)
+            name = generation(first)
+            first.kill()
+            rewrite(data, numbers(same_lines) + line * 300_000)
+            with restarted(first, data) as again:
+                same(mirror, again)
+                append(data, line)
+                same(mirror, again)
+                assert generation(mirror) == name
+
+
+def test_through_a_proxy_that_drops_ranges_it_returns_to_an_older_generation(data: Path, tmp_path: Path) -> None:
+    older = tmp_path / "older"
+    data.write_bytes(numbers(10_000))
+    with serving(data, "--stale", "0") as first, Relay(first.port) as relay:
+        relay.edit = lambda data: data.replace(b"\r\nRange:", b"\r\nX-Range:")
+        with mirroring(relay.url) as mirror:
+            same(mirror, first)
+            data.rename(older)
+            data.write_bytes(b"20\n")
+            same(mirror, first)
+            first.kill()
+            older.replace(data)
+            with restarted(first, data) as again:
+                same(mirror, again)
+
+
 def test_a_connection_that_breaks_off_again_and_again_brings_it_further(source: Echo, data: Path) -> None:
     replace(data, numbers(300_000))
     with Relay(source.port) as relay:
@@ -596,20 +633,54 @@ def test_a_connection_that_breaks_off_in_what_is_compared_is_no_other_content(so
         assert "under the same name" not in mirror.program.output
 
 
-def test_a_tail_that_was_lost_before_a_rotation_does_not_hold_up_what_is_now(data: Path) -> None:
-    """The mirror's end is inside of a line of the rotated file."""
+@pytest.mark.parametrize("more", [b"", b"77777\n"], ids=["beyond", "inside"])
+def test_a_tail_that_was_lost_before_a_rotation_does_not_hold_up_what_is_now(data: Path, more: bytes) -> None:
+    """The mirror's end is beyond the end of the rotated file, or inside of a line of it."""
     data.write_bytes(b"10\n20\n30\n")
     with coupled(data) as (programs, first, mirror):
         first.kill()
         os.truncate(data, 6)
-        append(data, b"77777\n")
+        append(data, more)
         rotate(data, b"40\n")
         again = programs.enter_context(restarted(first, data))
         same(mirror, again)
 
 
+@pytest.mark.parametrize("lost", [6, OVERLAP, 2 * OVERLAP - 2])
+@pytest.mark.parametrize("seen", [False, True], ids=["unseen", "seen"])
+def test_where_a_lost_tail_is_filled_anew_the_mirror_has_the_new_numbers_at_once(
+    data: Path, seen: bool, lost: int
+) -> None:
+    """It waits for nothing: the source need not have as much as it had, nor have more come to it."""
+    data.write_bytes(b"0\n" * 8192)
+    with coupled(data) as (programs, first, mirror):
+        first.kill()
+        os.truncate(data, 2 * 8192 - lost - 2)
+        if not seen:
+            append(data, b"7\n")
+        again = programs.enter_context(restarted(first, data))
+        if seen:
+            wait_until(lambda: again.get("/status").json()["followers"] == 1)
+            assert mirror.get().content == b"0\n" * 8192
+            append(data, b"7\n")
+        same(mirror, again)
+
+
+def test_what_comes_after_a_lost_tail_and_is_rotated_at_once_is_not_mixed_with_it() -> None:
+    """Both in one piece, as something between may hand them on."""
+    old, new = "a" * 16, "b" * 16
+    mirror = Mirror(parse(["--source", "http://127.0.0.1:1/data"], {}), Spool(None))
+    mirror.writer = writer = mirror.spool.open(old)
+    writer.append(b"10\n20\n30\n", 0)
+    mirror.shorter = 6
+    comes = b"".join([EVENT_FORMAT.numbers(old, 6, b"99\n"), EVENT_FORMAT.begins(new)])
+    assert mirror._lines(Events(), comes) is None
+    assert mirror.writer.position == f"{new}-0"
+    assert writer.file.read(0, 100) == b"10\n20\n30\n"
+
+
 def test_a_tail_that_was_lost_and_came_again_with_other_numbers_is_not_mixed_with_what_it_was(data: Path) -> None:
-    """Line by line of the same length, while the mirror waits for the source to have as much as it has."""
+    """Line by line of the same length, up to the size that the mirror has, and beyond."""
     data.write_bytes(b"10\n20\n30\n")
     with coupled(data) as (programs, first, mirror):
         first.kill()
@@ -617,6 +688,7 @@ def test_a_tail_that_was_lost_and_came_again_with_other_numbers_is_not_mixed_wit
         again = programs.enter_context(restarted(first, data))
         wait_until(lambda: again.get("/status").json()["followers"] == 1)
         append(data, b"99\n")
+        same(mirror, again)  # which have the same size, and the same name
         append(data, b"88\n")
         same(mirror, again)
         assert mirror.get().content == b"10\n20\n99\n88\n"
