@@ -93,6 +93,13 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def spool(tmp_path: Path) -> Path:
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
 def source(data: Path) -> Iterator[Echo]:
     data.write_bytes(b"10\n20\n30\n")
     with serving(data, "--stale", "0") as echo:
@@ -759,9 +766,7 @@ def test_a_generation_that_comes_back_is_in_the_spool_again_and_time_only_goes_o
     assert (tmp_path / ("a" * 16)).read_bytes() == b"1\n2\n"
 
 
-def test_a_spool_outlives_the_mirror_and_is_gone_on_with(source: Echo, data: Path, tmp_path: Path) -> None:
-    spool = tmp_path / "spool"
-    spool.mkdir()
+def test_a_spool_outlives_the_mirror_and_is_gone_on_with(source: Echo, data: Path, spool: Path) -> None:
     with mirroring(f"{source.url}/data", "--spool", str(spool)) as mirror:
         same(mirror, source)
         etag = mirror.get().headers["etag"]
@@ -777,10 +782,8 @@ def test_a_spool_outlives_the_mirror_and_is_gone_on_with(source: Echo, data: Pat
         assert file.read_bytes() == data.read_bytes()
 
 
-def test_what_is_no_number_in_a_spool_is_not_served(source: Echo, tmp_path: Path) -> None:
+def test_what_is_no_number_in_a_spool_is_not_served(source: Echo, spool: Path) -> None:
     """As a crash of the machine may leave it: said in a line, and mirrored anew."""
-    spool = tmp_path / "spool"
-    spool.mkdir()
     with mirroring(f"{source.url}/data", "--spool", str(spool)) as mirror:
         same(mirror, source)
         mirror.stop()
@@ -791,10 +794,8 @@ def test_what_is_no_number_in_a_spool_is_not_served(source: Echo, tmp_path: Path
         same(mirror, source)
 
 
-def test_the_age_of_the_newest_number_outlives_the_mirror(source: Echo, data: Path, tmp_path: Path) -> None:
+def test_the_age_of_the_newest_number_outlives_the_mirror(source: Echo, data: Path, spool: Path) -> None:
     """It is the source's, not that of the mirror's own file."""
-    spool = tmp_path / "spool"
-    spool.mkdir()
     os.utime(data, (1e9, 1e9))
     for _ in range(2):
         with mirroring(f"{source.url}/data", "--spool", str(spool)) as mirror:
@@ -805,10 +806,8 @@ def test_the_age_of_the_newest_number_outlives_the_mirror(source: Echo, data: Pa
     source.program.signal(signal.SIGCONT)
 
 
-def test_after_a_restart_the_generation_of_now_is_the_one_that_was(source: Echo, data: Path, tmp_path: Path) -> None:
+def test_after_a_restart_the_generation_of_now_is_the_one_that_was(source: Echo, data: Path, spool: Path) -> None:
     """Also where the one before has newer numbers, by the clock."""
-    spool = tmp_path / "spool"
-    spool.mkdir()
     with mirroring(f"{source.url}/data", "--spool", str(spool)) as mirror:
         append(data, b"40\n")
         same(mirror, source)
@@ -825,11 +824,9 @@ def test_after_a_restart_the_generation_of_now_is_the_one_that_was(source: Echo,
     source.program.signal(signal.SIGCONT)
 
 
-def test_what_was_gone_is_so_after_a_restart_too(data: Path, tmp_path: Path) -> None:
+def test_what_was_gone_is_so_after_a_restart_too(data: Path, spool: Path) -> None:
     """Two rotations while the source was away: who was in the generation before them has missed something."""
     data.write_bytes(b"10\n")
-    spool = tmp_path / "spool"
-    spool.mkdir()
     port = free_port()
     with contextlib.ExitStack() as programs:
         first = programs.enter_context(serving(data, "--stale", "0", at=f"127.0.0.1:{port}"))
@@ -850,9 +847,7 @@ def test_what_was_gone_is_so_after_a_restart_too(data: Path, tmp_path: Path) -> 
             assert stream.events()[0] == ("gone", "", left)
 
 
-def test_the_spool_keeps_the_generation_before_and_no_more(source: Echo, data: Path, tmp_path: Path) -> None:
-    spool = tmp_path / "spool"
-    spool.mkdir()
+def test_the_spool_keeps_the_generation_before_and_no_more(source: Echo, data: Path, spool: Path) -> None:
     with mirroring(f"{source.url}/data", "--spool", str(spool)) as mirror:
         for number in range(5):
             same(mirror, source)
@@ -864,20 +859,16 @@ def test_the_spool_keeps_the_generation_before_and_no_more(source: Echo, data: P
             stream.has(b"4\n")
 
 
-def test_a_spool_is_for_one_mirror(source: Echo, tmp_path: Path) -> None:
-    spool = tmp_path / "spool"
-    spool.mkdir()
+def test_a_spool_is_for_one_mirror(source: Echo, tmp_path: Path, spool: Path) -> None:
     with mirroring(f"{source.url}/data", "--spool", str(spool)):
         flags = ("--source", f"{source.url}/data", "--spool", str(spool), "--listen", "127.0.0.1:0")
         assert "is in use by another echo" in refusal(tmp_path, 2, *flags)
 
 
-def test_a_spool_of_another_user_is_gone_on_with(source: Echo, data: Path, tmp_path: Path) -> None:
+def test_a_spool_of_another_user_is_gone_on_with(source: Echo, data: Path, spool: Path) -> None:
     """Who may write to a file may yet not set its times: that is left to the system."""
     if os.geteuid():
         pytest.skip("only root can give a file to another user")
-    spool = tmp_path / "spool"
-    spool.mkdir()
     with mirroring(f"{source.url}/data", "--spool", str(spool)) as mirror:
         same(mirror, source)
         mirror.stop()
@@ -892,9 +883,7 @@ def test_a_spool_of_another_user_is_gone_on_with(source: Echo, data: Path, tmp_p
     assert file.read_bytes() == data.read_bytes()
 
 
-def test_a_spool_whose_folder_is_removed_is_said_once_and_served_on(source: Echo, data: Path, tmp_path: Path) -> None:
-    spool = tmp_path / "spool"
-    spool.mkdir()
+def test_a_spool_whose_folder_is_removed_is_said_once_and_served_on(source: Echo, data: Path, spool: Path) -> None:
     with mirroring(f"{source.url}/data", "--spool", str(spool)) as mirror:
         same(mirror, source)
         shutil.rmtree(spool)
@@ -908,11 +897,9 @@ def test_a_spool_whose_folder_is_removed_is_said_once_and_served_on(source: Echo
         assert mirror.program.output.count("No such file") == 1
 
 
-def test_a_full_spool_is_said_once_and_recovered_from(data: Path, tmp_path: Path) -> None:
+def test_a_full_spool_is_said_once_and_recovered_from(data: Path, spool: Path) -> None:
     """A file system of 1 MiB, in a mount namespace of the mirror's own."""
     data.write_bytes(numbers(400_000))
-    spool = tmp_path / "spool"
-    spool.mkdir()
     prepare = 'mount -t tmpfs -o size=1m tmpfs "$2" && dd if=/dev/zero of="$2/ballast" bs=1k count=900 2>/dev/null'
     command = f'{prepare} && exec "$0" -m echo --source "$1" --spool "$2" --listen 127.0.0.1:0 --stale 0'
     with serving(data, "--stale", "0") as source:
