@@ -131,7 +131,7 @@ class DataFile:
         self.seen: os.stat_result | None = None
         self.snapshot: Snapshot | None = None
         self.served = 0  # bytes of the file that was seen
-        self.end = b""  # the last of them
+        self.known = b""  # the last of them
         self.shrinks = 0  # of it
         self.current: Generation | None = None
         self.living: weakref.WeakValueDictionary[str, Generation] = weakref.WeakValueDictionary()
@@ -167,7 +167,7 @@ class DataFile:
             self.descriptor = self.descriptor or Descriptor.of(self.path)
             before, self.seen = self.seen, os.fstat(self.descriptor.fd)
             if not (before and os.path.samestat(before, self.seen)):
-                self.served, self.end, self.shrinks = 0, b"", 0
+                self.served, self.known, self.shrinks = 0, b"", 0
             self.snapshot = self._take(self.descriptor, self.seen)
         except FileNotFoundError:
             raise NotReady(f"{self.path} is not there yet") from None
@@ -177,10 +177,10 @@ class DataFile:
 
     def _take(self, descriptor: Descriptor, seen: os.stat_result) -> Snapshot:
         size = whole_lines(descriptor.read, seen.st_size)
-        end = descriptor.read(max(0, size - KNOWN), size)  # before the old one is, lest a change in between is missed
-        if size < self.served or descriptor.read(self.served - len(self.end), self.served) != self.end:
+        last = descriptor.read(max(0, size - KNOWN), size)  # before those known are, lest a change in between is missed
+        if size < self.served or descriptor.read(self.served - len(self.known), self.served) != self.known:
             self.shrinks += 1  # other bytes stand, or will stand, where some were served; it may have grown again since
-        self.served, self.end = size, end
+        self.served, self.known = size, last
         if not size:
             raise NotReady(f"{self.path} has no number yet")
         name = identify(descriptor, seen, size, self.shrinks)

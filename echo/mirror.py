@@ -277,10 +277,8 @@ class Mirror:
         if self.writer:
             headers["Last-Event-ID"] = f"{self.writer.name}-{self.end}"
         with self.upstream.ask(session, "?follow", headers) as response:
-            if (
-                response.status_code == 400 and self.writer
-            ):  # no line begins where ours end: it lost some, and has others
-                self._gone()
+            if response.status_code == 400 and self.writer:
+                self._gone()  # for no line begins where ours end: it lost some, and has others
                 return
             if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
                 raise Refused("it does not stream events: is it the address of an echo's /data?")

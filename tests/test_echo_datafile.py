@@ -235,7 +235,6 @@ def test_what_was_filled_anew_in_the_midst_of_a_look_shows_at_the_next(
         path.write_bytes(b"10\n20\n30\n")
         file = DataFile(path)
         before = file.look()
-        content(before)
         append(path, b"40\n")
         count = itertools.count(1)
 

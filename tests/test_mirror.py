@@ -451,6 +451,25 @@ def test_through_a_proxy_that_drops_ranges_it_goes_on_where_it_was(source: Echo,
             same(mirror, source)
 
 
+def test_through_a_proxy_that_drops_ranges_much_that_comes_is_no_reason_to_ask_for_all_of_it(
+    source: Echo, data: Path
+) -> None:
+    replace(data, numbers(10_000))
+    with Relay(source.port) as relay:
+        relay.edit = lambda data: data.replace(b"\r\nRange:", b"\r\nX-Range:")
+        with mirroring(relay.url) as mirror:
+            same(mirror, source)
+            relay.cut()
+            append(data, b"7\n")
+            same(mirror, source)
+            wait_until(lambda: source.get("/status").json()["followers"] == 1)
+            connections = len(relay.clients)
+            for _ in range(3):
+                append(data, numbers(30_000))
+                same(mirror, source)
+            assert len(relay.clients) == connections
+
+
 @pytest.mark.parametrize("line", [b"77777\n", b"7777777\n"], ids=["at a line", "inside a line"])
 @pytest.mark.parametrize("same_lines", [1, 250_000])
 def test_through_a_proxy_that_drops_ranges_nothing_is_mixed(data: Path, line: bytes, same_lines: int) -> None:
