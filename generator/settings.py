@@ -20,7 +20,8 @@ class Settings(argparse.Namespace):
     min: int
     max: int
     seed: int | None
-    max_size: int
+    segment_size: int
+    keep: int
     fsync: bool
     heartbeat: Path | None
 
@@ -68,7 +69,7 @@ def boolean(text: str) -> bool:
 
 
 def variable(flag: str) -> str:
-    """The environment variable that stands for a flag: `--max-size` is GENERATOR_MAX_SIZE."""
+    """The environment variable that stands for a flag: `--segment-size` is GENERATOR_SEGMENT_SIZE."""
     return "GENERATOR_" + flag.removeprefix("--").replace("-", "_").upper()
 
 
@@ -114,13 +115,15 @@ def parse(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.env
     option("--min", integer, "0", "the least number")
     option("--max", integer, "32767", "the greatest number")
     option("--seed", integer, None, "the same seed gives the same numbers")
-    option("--max-size", size, "64MiB", "begin a new file before this size, keep the old one as FILE.1; 0: never")
+    option("--segment-size", size, "64MiB", "begin a new segment before this size; 0: never")
+    option("--keep", natural, "2", "keep so many finished segments")
     option("--fsync", boolean, "no", "flush each write to the disk", nargs="?", const="yes")
     option("--heartbeat", Path, None, "a file touched while alive, once a second at least")
     refuse_unknown(parser, known, environ)
     settings = parser.parse_args(argv, Settings())
     if settings.min > settings.max:
         parser.error(f"--min (GENERATOR_MIN): {settings.min} is more than --max (GENERATOR_MAX), {settings.max}")
-    if 0 < settings.max_size < 4096:
-        parser.error(f"--max-size (GENERATOR_MAX_SIZE): {settings.max_size} is less than 4096 bytes; 0 is no limit")
+    if 0 < settings.segment_size < 4096:
+        less = f"{settings.segment_size} is less than 4096 bytes; 0 is no limit"
+        parser.error(f"--segment-size (GENERATOR_SEGMENT_SIZE): {less}")
     return settings
