@@ -116,11 +116,11 @@ class DataFolder:
 
         That is fewer than given, and still whole lines, when the disk filled up on the way; it is never none.
         """
-        if self.segment_size and self.size and self.size + len(lines) > self.segment_size:
-            self._begin(Segment(self.segment.stream, self.end))
         if self.size:
             self._show()
-        elif self.fd < 0:
+        if self.segment_size and self.size and self.size + len(lines) > self.segment_size:
+            self._begin(Segment(self.segment.stream, self.end))
+        if self.fd < 0:
             path = self.file(self.segment)
             remove(path)  # nobody has received a byte of it
             self.fd = open_regular(path, os.O_APPEND | os.O_CREAT | os.O_EXCL)

@@ -495,7 +495,7 @@ def more(session: requests.Session, url: str, etag: str, have: bytes) -> tuple[s
 @pytest.mark.parametrize("limit", ["0", "64K"])
 def test_a_reader_never_sees_a_torn_line_or_other_bytes_at_one_place(data: Path, limit: str) -> None:
     """While a generator writes as fast as it can: each generation's bytes are only ever added to."""
-    flags = ["--interval", "0", "--count", "2000000", "--max-size", limit]
+    flags = ["--interval", "0", "--count", "2000000", "--segment-size", limit]
     known: dict[str, bytes] = {}
     growths, ended, etag = 0, False, ""
     with serving(data) as echo, generating(data, *flags) as generator, requests.Session() as session:

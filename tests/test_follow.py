@@ -618,7 +618,7 @@ def test_a_hundred_clients_cut_off_at_random_get_exactly_the_file(data: Path, ha
     with running([sys.executable, "-m", "generator", "--file", f"{data}.same", "--interval", "0", *flags]) as same:
         assert same.ended() == 0
     expected = Path(f"{data}.same").read_text().split()
-    flags += ["--file", str(data), "--interval", "0.01", "--max-size", "4096B" if "rotation" in happening else "0"]
+    flags += ["--file", str(data), "--interval", "0.01", "--segment-size", "4096B" if "rotation" in happening else "0"]
     results: dict[int, list[str]] = {}
 
     def client(number: int) -> None:
