@@ -98,7 +98,7 @@ class Loop:
                 return received
             if received:
                 self._answer(received)
-            elif left <= BEAT_SECONDS:
+            elif left <= 0:
                 return None
 
     def _answer(self, received: signal.Signals) -> None:

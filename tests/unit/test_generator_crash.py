@@ -275,6 +275,7 @@ class Model(RuleBasedStateMachine):
         if down:
             self.begin()
 
+    @precondition(lambda self: not self.altered)
     @rule()
     def back_up(self) -> None:
         self.folder.stop()
