@@ -18,7 +18,8 @@ class Signals:
 
     def __init__(self) -> None:
         self.received: deque[signal.Signals] = deque()
-        self.reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.reader, writer = os.pipe()
+        os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         for number in SIGNALS:
             signal.signal(number, self._receive)

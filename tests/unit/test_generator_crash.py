@@ -287,12 +287,12 @@ class Model(RuleBasedStateMachine):
     def restore(self) -> None:
         """In place, while everything is stopped; the copies get other inodes."""
         self.folder.stop()
+        Path(self.place.name, "data.lock").rename(other := Path(self.place.name, "other"))  # keeps its inode taken
         for path in self.path.parent.glob("data*"):
             path.unlink()
-        Path(self.place.name, "other").touch()  # takes the inode that the lock had
         for name, data in self.backup.items():
             self.path.with_name(name).write_bytes(data)
-        Path(self.place.name, "other").unlink()
+        other.unlink()
         self.begin()
 
 
