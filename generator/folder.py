@@ -241,10 +241,11 @@ class DataFolder:
 
     def _damage(self) -> str:
         """Return what another program did to the current segment, or an empty string."""
-        if self.fd < 0 and not self.size:
-            return ""
+        path = self.file(self.segment)
+        if self.fd < 0 and not self.size and not is_plain(path):
+            return ""  # to be created
         try:
-            found = os.lstat(path := self.file(self.segment))
+            found = os.lstat(path)
             if self.fd < 0 or not stat.S_ISREG(found.st_mode):
                 self.fd = open_regular(path, os.O_APPEND)
         except FileNotFoundError:

@@ -287,12 +287,14 @@ class Model(RuleBasedStateMachine):
     def restore(self) -> None:
         """In place, while everything is stopped; the copies get other inodes."""
         self.folder.stop()
-        Path(self.place.name, "data.lock").rename(other := Path(self.place.name, "other"))  # keeps its inode taken
+        other = Path(self.place.name, "other")
+        if (lock := Path(self.place.name, "data.lock")).exists():
+            lock.rename(other)  # keeps its inode taken
         for path in self.path.parent.glob("data*"):
             path.unlink()
         for name, data in self.backup.items():
             self.path.with_name(name).write_bytes(data)
-        other.unlink()
+        other.unlink(missing_ok=True)
         self.begin()
 
 
