@@ -106,7 +106,18 @@ class Connection(asyncio.BufferedProtocol):
     """One client's connection. It is also the stream that the body of a response is sent to."""
 
     __slots__ = (
-        *("blocked", "body", "buffer", "chunked", "client", "connections", "deadline", "discarded", "keep_alive"),
+        *(
+            "blocked",
+            "body",
+            "buffer",
+            "chunked",
+            "client",
+            "connections",
+            "deadline",
+            "discarded",
+            "half_closed",
+            "keep_alive",
+        ),
         *("piece_bytes", "request", "request_body", "scanned", "socket", "state", "task", "transport"),
     )
     transport: asyncio.Transport
@@ -122,6 +133,7 @@ class Connection(asyncio.BufferedProtocol):
         self.body: Body | None = None  # of the response that is being sent
         self.task: asyncio.Future[Response] | None = None  # that makes the response
         self.chunked = self.keep_alive = False
+        self.half_closed = False  # the client sends no more
         self.blocked = False  # whether something of ours waits for the socket
 
     # Called by the event loop.
@@ -159,10 +171,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         """Answer a client that sends no more; a stream without end is for those who keep their side open."""
-        self.keep_alive = False
-        if self.state is not State.RESPONDING or self.socket is None:
+        self.half_closed = True
+        if self.socket is None or (self.body and self.body.length is None):
             return False
-        return self.body is None or self.body.length is not None
+        return self.state is State.RESPONDING or (self.state is State.IDLE and bool(self.buffer))
 
     def pause_writing(self) -> None:
         self.blocked = True
@@ -195,13 +207,22 @@ class Connection(asyncio.BufferedProtocol):
                 self.refuse(error)
                 return
             if not complete:
-                self.transport.resume_reading()
+                self.wait_for_more()
                 return
             self.handle()
-            if self.state is not State.IDLE or not self.buffer:
+            if self.state is not State.IDLE:
+                return
+            if not self.buffer:
+                self.wait_for_more()
                 return
         self.transport.pause_reading()
         self.connections.take_turn(self.advance_if_idle)
+
+    def wait_for_more(self) -> None:
+        if self.half_closed:
+            self.close()
+        else:
+            self.transport.resume_reading()
 
     def read_head(self) -> bool:
         """Take a head off the buffer; return whether a request is complete with it. Raises BadRequest."""
