@@ -106,19 +106,8 @@ class Connection(asyncio.BufferedProtocol):
     """One client's connection. It is also the stream that the body of a response is sent to."""
 
     __slots__ = (
-        *(
-            "blocked",
-            "body",
-            "buffer",
-            "chunked",
-            "client",
-            "connections",
-            "deadline",
-            "discarded",
-            "half_closed",
-            "keep_alive",
-        ),
-        *("piece_bytes", "request", "request_body", "scanned", "socket", "state", "task", "transport"),
+        *("blocked", "body", "buffer", "chunked", "client", "connections", "deadline", "discarded", "half_closed"),
+        *("keep_alive", "piece_bytes", "request", "request_body", "scanned", "socket", "state", "task", "transport"),
     )
     transport: asyncio.Transport
 
