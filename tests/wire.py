@@ -191,10 +191,10 @@ def serving(source: Path, *flags: str, before: Sequence[str] = ()) -> Iterator[E
 
 
 @contextlib.contextmanager
-def connections(echo: Echo, count: int) -> Iterator[list[Connection]]:
-    """So many connections that receive little unless they are read."""
+def connections(echo: Echo, count: int, receive_buffer: int = 4096) -> Iterator[list[Connection]]:
+    """So many connections, which the end of the context closes."""
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(echo.connect()) for _ in range(count)]
+        yield [stack.enter_context(echo.connect(receive_buffer=receive_buffer)) for _ in range(count)]
 
 
 def wait_for_idle(echo: Echo, seconds: float = 0.25) -> None:
