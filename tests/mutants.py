@@ -126,9 +126,9 @@ def cut(random: random.Random, data: bytes, most: int) -> list[bytes]:
 
 
 def comparable(answered: bytes) -> bytes:
-    """Without dates, and without the reason of a refusal: how much of a request was there decides which comes first."""
-    refusal = rb"(?s)(HTTP/1\.1 4\d\d )[^\r]*\r\n(?:(?!HTTP/1\.1).)*connection: close.*\Z"
-    return re.sub(refusal, rb"\1", re.sub(rb"(?i)\r\ndate: [^\r]*", b"", answered))
+    """Without dates, interim responses, and the reason of a refusal: those depend on how much has come by then."""
+    answered = re.sub(rb"(?i)\r\ndate: [^\r]*", b"", answered.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b""))
+    return re.sub(rb"(?s)(HTTP/1\.1 4\d\d )[^\r]*\r\n(?:(?!HTTP/1\.1).)*connection: close.*\Z", rb"\1", answered)
 
 
 def statuses(answered: bytes) -> list[int]:
