@@ -35,7 +35,11 @@ class Connection:
         self.socket = socket.socket()
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(timeout)
-        self.socket.connect(("127.0.0.1", port))
+        try:
+            self.socket.connect(("127.0.0.1", port))
+        except OSError:
+            self.socket.close()
+            raise
         self.reader = self.socket.makefile("rb")
 
     def __enter__(self) -> "Connection":
@@ -151,6 +155,10 @@ class Echo:
     def rss(self) -> int:
         """Bytes of resident memory."""
         return self.proc("status", r"VmRSS:\s+(\d+) kB") * 1024
+
+    def peak_rss(self) -> int:
+        """The most that it ever was."""
+        return self.proc("status", r"VmHWM:\s+(\d+) kB") * 1024
 
     def cpu_seconds(self) -> float:
         """Of user and system time so far."""
