@@ -95,15 +95,18 @@ def test_each_number_arrives_at_once_and_the_stop_ends_the_stream(
         assert proxy.program.ended() == 0
 
 
-def test_a_follower_that_leaves_the_proxy_leaves_echo(proxy: Echo, echo: Echo) -> None:
-    def following() -> bool:
-        return b'"followers": 1,' in echo.get("/status").body
+def test_a_follower_that_leaves_the_proxy_leaves_echo(proxy: Echo, echo: Echo, data: Path) -> None:
+    """At the latest when numbers come: haproxy takes a client that has closed for one that only sends no more."""
+
+    def nobody_follows() -> bool:
+        append(data, b"11111\n")
+        return b'"followers": 0,' in echo.get("/status").body
 
     with proxy.connect() as client:
         client.send(get("/data?follow&tail=0"))
         assert client.head()[0] == 200
-        wait_until(following)
-    wait_until(lambda: not following())
+        assert not nobody_follows()
+    wait_until(nobody_follows)
 
 
 def test_head_has_the_fields_of_get(proxy: Echo) -> None:
