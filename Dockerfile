@@ -24,8 +24,7 @@ COPY echo /app/echo
 # The root file system may be read-only, and some bases come without Python's cache: what is imported at a start is
 # compiled now. And a check that it can start.
 RUN cd /app && python -m compileall -q . && python -c "import supervisor.supervisord, supervisor.http, supervisor.web, \
-    supervisor.supervisorctl, pid1, generator.__main__, echo.__main__, echo.server, echo.metrics, echo.mirror, werkzeug.http, \
-    uvicorn.protocols.http.httptools_impl, uvicorn.lifespan.off"
+    supervisor.supervisorctl, pid1, generator.__main__, echo.__main__, echo.server, echo.mirror, prometheus_client"
 
 # supervisorctl finds supervisord.conf here.
 WORKDIR /app

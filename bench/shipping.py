@@ -15,7 +15,7 @@ from containers import DOCKER, Failure, Workshop, docker
 from report import number
 
 ROOT = Path(__file__).parent.parent
-CHANGED = Path("generator/rounds.py")
+CHANGED = Path("generator/loop.py")
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ class DataFile:
     """Looks at the file anew for each request, at the cost of a stat while nothing changed."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.name = path, str(path)
         self.descriptor: Descriptor | None = None
         self.seen: os.stat_result | None = None
         self.snapshot: Snapshot | None = None
@@ -156,7 +156,7 @@ class DataFile:
 
     def _look(self) -> Snapshot:
         try:
-            there = os.stat(self.path)
+            there = os.stat(self.name)
             if self.descriptor and self.seen and self.snapshot and unchanged(there, self.seen):
                 return self.snapshot
             if not stat.S_ISREG(there.st_mode):

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 import requests
 
 from echo.datafile import Generation, NotReady
-from echo.exchange import say
-from echo.query import parse_position
+from echo.endpoints.query import parse_position
+from echo.log import log as say
 from echo.settings import Settings
 from echo.spool import Spool, Writer
 from echo.upstream import Events, Piece, Refused, Upstream, describe

@@ -9,7 +9,7 @@ from collections import deque
 from pathlib import Path
 
 from echo.datafile import LONGEST, SMALL, Descriptor, Generation, NotReady, Snapshot
-from echo.exchange import say
+from echo.log import log as say
 from echo.numbers import are_numbers
 
 NOW = "now"  # a link to the generation of now

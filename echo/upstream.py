@@ -14,9 +14,9 @@ from typing import Any
 import requests
 import urllib3
 
-from echo.access import read_token
+from echo.auth import read_token
 from echo.datafile import LONGEST
-from echo.follow import EVENTS
+from echo.endpoints.follow import EVENTS
 from echo.settings import Settings
 
 CONNECT = 2.0  # seconds

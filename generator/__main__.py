@@ -5,38 +5,40 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from generator.datafile import DataFile, Locked, Unusable
-from generator.rounds import SIGNALS, Rounds, say, touch
+from generator.folder import DataFolder
+from generator.lock import Locked, Unusable
+from generator.loop import Loop, log, touch
 from generator.settings import parse
+from generator.signals import SIGNALS, Signals
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0 when stopped or done, 1 when another generator holds the file, 2 when settings cannot work."""
+    """Return 0 when stopped or done, 1 if another generator holds the folder, 2 for settings that cannot work."""
     settings = parse(argv)
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # taken between lines, by sigtimedwait
-    file = DataFile(settings.file, settings.max_size, settings.fsync)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    folder = DataFolder(settings.file, settings.segment_size, settings.keep, settings.fsync)
     beat = settings.heartbeat
     if beat and not os.path.isdir(beat.parent):
-        say(f"generator: --heartbeat (GENERATOR_HEARTBEAT): directory {beat.parent} does not exist: create it")
+        log(f"generator: --heartbeat (GENERATOR_HEARTBEAT): directory {beat.parent} does not exist: create it")
         return 2
     try:
-        told = file.open()
+        note = folder.open()
         if beat:
             touch(beat)
     except Locked as error:
-        say(f"generator: {error}")
+        log(f"generator: {error}")
         return 1
     except Unusable as error:
-        say(f"generator: --file (GENERATOR_FILE): {error}")
+        log(f"generator: --file (GENERATOR_FILE): {error}")
         return 2
     except OSError as error:
-        say(f"generator: --heartbeat (GENERATOR_HEARTBEAT): {beat}: {error.strerror}")
+        log(f"generator: --heartbeat (GENERATOR_HEARTBEAT): {beat}: {error.strerror}")
         return 2
     pace = f"every {settings.interval:g} s" if settings.interval else "as fast as it can"
-    say(f"writing numbers from {settings.min} to {settings.max} to {settings.file} {pace}")
-    if told:
-        say(told)
-    return Rounds(settings, file).run()
+    log(f"writing numbers from {settings.min} to {settings.max} to {settings.file} {pace}")
+    if note:
+        log(note)
+    return Loop(settings, folder).run(Signals())
 
 
 if __name__ == "__main__":

@@ -237,12 +237,12 @@ def test_an_unknown_query_is_400_and_says_what_there_is(echo: Echo, query: str) 
     assert "tail=" in response.text
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "TRACE"])
 @pytest.mark.parametrize("path", ["/data", "/healthz", "/readyz"])
 def test_other_methods_are_405_with_allow(echo: Echo, method: str, path: str) -> None:
     response = requests.request(method, echo.url + path, data="1" * 100)
     assert response.status_code == 405
-    assert response.headers["allow"] == "GET, HEAD"
+    assert response.headers["allow"] == "GET, HEAD, OPTIONS"
 
 
 @pytest.mark.parametrize(
@@ -276,9 +276,9 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("request_", MALFORMED.values(), ids=MALFORMED)
-def test_a_malformed_request_is_400_or_405_and_echo_lives_on(echo: Echo, request_: bytes) -> None:
+def test_a_malformed_request_is_refused_and_echo_lives_on(echo: Echo, request_: bytes) -> None:
     answer = echo.raw(request_)
-    assert re.match(rb"HTTP/1\.1 40[05] ", answer)
+    assert re.match(rb"HTTP/1\.1 (400|501|505) ", answer)
     assert echo.get("/healthz").status_code == 200
 
 
@@ -495,7 +495,7 @@ def more(session: requests.Session, url: str, etag: str, have: bytes) -> tuple[s
 @pytest.mark.parametrize("limit", ["0", "64K"])
 def test_a_reader_never_sees_a_torn_line_or_other_bytes_at_one_place(data: Path, limit: str) -> None:
     """While a generator writes as fast as it can: each generation's bytes are only ever added to."""
-    flags = ["--interval", "0", "--count", "2000000", "--max-size", limit]
+    flags = ["--interval", "0", "--count", "2000000", "--segment-size", limit]
     known: dict[str, bytes] = {}
     growths, ended, etag = 0, False, ""
     with serving(data) as echo, generating(data, *flags) as generator, requests.Session() as session:
@@ -572,7 +572,7 @@ def test_a_stalled_download_is_cut_off_at_the_stop_timeout(data: Path) -> None:
         client, _ = begin_download(echo)
         with client:
             assert 0.5 <= echo.stop() < 1.5
-        echo.program.said(r"^cut 1 response\(s\) off after 0.5 s$")
+        echo.program.said(r"^cut off 1 response\(s\) after 0.5 s$")
 
 
 def test_a_second_signal_ends_it_at_once(data: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import settings as profiles
 from hypothesis import strategies as st
 
 from echo.datafile import LONGEST, SMALL, DataFile, Descriptor, Generation, NotReady, Snapshot
-from echo.follow import EVENTS, Pieces, Position
+from echo.endpoints.follow import EVENTS, Pieces, Position
 from generator.datafile import DataFile as Writer
 from support import wait_until
 

@@ -12,12 +12,12 @@ from hypothesis import example, given
 from hypothesis import settings as profiles
 from hypothesis import strategies as st
 
-from echo.conditional import Part, same_prefix, select
-from echo.data import last_modified
 from echo.datafile import BLOCK, LONGEST, NotReady, name_generation, tail_offset, whole_lines
-from echo.figures import BOUNDS, WINDOW, Latency, Rate
-from echo.follow import EVENTS, LINES
-from echo.query import BadQuery, Query, parse_position, parse_query
+from echo.endpoints.data import extends, last_modified
+from echo.endpoints.follow import EVENTS, LINES
+from echo.endpoints.query import BadQuery, Query, parse_position, parse_query
+from echo.endpoints.stats import BOUNDS, WINDOW, Latency, Rate
+from echo.http.preconditions import Part, select
 
 profiles.load_profile("ci")  # the same examples each time, no deadline
 
@@ -40,7 +40,11 @@ def date(seconds: int = 0) -> str:
 
 def answer(size: int, **headers: str) -> Part:
     """What a request with these headers gets of a file of that size that was modified at MODIFIED."""
-    return select({name.replace("_", "-"): value for name, value in headers.items()}, GENERATION, size, MODIFIED)
+    return choose({name.replace("_", "-"): value for name, value in headers.items()}, size, int(MODIFIED.timestamp()))
+
+
+def choose(headers: dict[str, str], size: int, modified: int | None) -> Part:
+    return select(headers, etag(size), size, modified, lambda older: extends(older, GENERATION, size))
 
 
 def status(size: int, **headers: str) -> int:
@@ -111,13 +115,17 @@ def test_any_range_header_has_an_answer_within_the_file(size: int, text: str) ->
         "lines=0-1",
         "items=0-1",
         "0-1",
-        "bytes=" + "9" * 10_000 + "-",
-        "bytes=0-" + "9" * 10_000,
         ",".join(["bytes=0-1"] * 1000),
     ],
 )
 def test_a_range_that_is_malformed_multiple_or_in_other_units_is_ignored(value: str) -> None:
     assert answer(10, range=value) == Part(200, 0, 10)
+
+
+@pytest.mark.parametrize("digits", [19, 10_000])
+def test_a_range_of_many_digits_is_beyond_any_end(digits: int) -> None:
+    assert answer(10, range=f"bytes={'9' * digits}-") == Part(416, 0, 0)
+    assert answer(10, range=f"bytes=0-{'9' * digits}") == Part(206, 0, 10)
 
 
 # If-Range
@@ -126,7 +134,7 @@ def test_a_range_that_is_malformed_multiple_or_in_other_units_is_ignored(value: 
 @given(SIZES, SIZES)
 def test_an_older_etag_of_the_same_generation_can_be_resumed(one: int, other: int) -> None:
     older, size = sorted((one, other))
-    assert same_prefix(etag(older), GENERATION, size, None)
+    assert extends(etag(older), GENERATION, size)
     assert answer(size + 1, range=f"bytes={older}-", if_range=etag(older)) == Part(206, older, size + 1)
 
 
@@ -159,7 +167,7 @@ def test_a_date_in_if_range_resumes_only_if_it_is_exactly_that_of_the_file() -> 
     assert status(10, range="bytes=5-", if_range=date()) == 206
     for other in (date(-1), date(1)):
         assert status(10, range="bytes=5-", if_range=other) == 200
-    assert not same_prefix(date(), GENERATION, 10, None)
+    assert choose({"range": "bytes=5-", "if-range": date()}, 10, None).status == 200
 
 
 def test_if_range_alone_changes_nothing() -> None:
@@ -208,7 +216,7 @@ def test_a_date_that_is_none_is_ignored(value: str) -> None:
 def test_dates_are_ignored_while_the_file_has_no_date_to_rely_on() -> None:
     for name in ("if-modified-since", "if-unmodified-since"):
         for seconds in (-10, 10):
-            assert select({name: date(seconds)}, GENERATION, 10, None) == Part(200, 0, 10)
+            assert choose({name: date(seconds)}, 10, None) == Part(200, 0, 10)
 
 
 def test_an_etag_in_a_condition_goes_before_a_date() -> None:
@@ -328,7 +336,7 @@ def test_last_modified_is_a_second_that_is_over(one: float, other: float) -> Non
     if int(changed) == int(now):
         assert modified is None
     else:
-        assert modified == datetime.fromtimestamp(int(changed), UTC)
+        assert modified == int(changed)
         assert last_modified(now, changed) is None  # a clock that went back
 
 
@@ -339,12 +347,12 @@ NUMBERS = st.integers(0, 10**18 - 1)
 
 @given(NUMBERS)
 def test_a_query_says_where_to_begin_and_whether_to_go_on(number: int) -> None:
-    assert parse_query(b"") == Query()
-    assert parse_query(b"tail=%018d" % number) == Query(tail=number)
-    assert parse_query(b"follow") == parse_query(b"follow=") == Query(follow=True)
-    assert parse_query(b"follow&tail=%d" % number) == parse_query(b"tail=%d&follow" % number) == Query(True, number)
-    assert parse_query(b"follow&offset=%d" % number) == Query(True, offset=number)
-    assert parse_query(b"follow&last-event-id=x-%d" % number) == Query(True, after=f"x-{number}")
+    assert parse_query("") == Query()
+    assert parse_query(f"tail={number:018}") == Query(tail=number)
+    assert parse_query("follow") == parse_query("follow=") == Query(follow=True)
+    assert parse_query(f"follow&tail={number}") == parse_query(f"tail={number}&follow") == Query(True, number)
+    assert parse_query(f"follow&offset={number}") == Query(True, offset=number)
+    assert parse_query(f"follow&last-event-id=x-{number}") == Query(True, after=f"x-{number}")
 
 
 @pytest.mark.parametrize(
@@ -365,13 +373,13 @@ def test_a_query_says_where_to_begin_and_whether_to_go_on(number: int) -> None:
 )
 def test_any_other_query_is_refused_with_what_would_be_right(query: str, words: str) -> None:
     with pytest.raises(BadQuery, match=words):
-        parse_query(query.encode())
+        parse_query(query)
 
 
 @given(st.binary(max_size=30))
 def test_any_query_is_understood_or_refused(query: bytes) -> None:
-    for name in (b"", b"tail=", b"follow&offset="):
-        for raw in (name + query, name + quote_from_bytes(query).encode()):
+    for name in ("", "tail=", "follow&offset="):
+        for raw in (name + query.decode("latin-1"), name + quote_from_bytes(query)):
             try:
                 asked = parse_query(raw)
             except BadQuery:

@@ -146,7 +146,14 @@ def test_requests_are_counted_by_route_and_status(echo: Echo) -> None:
         echo.get(path)
     requests.post(f"{echo.url}/data")
     for count, route, status in [
-        *((2, "/data", "200"), (2, "/data", "400"), (1, "/data", "405"), (1, "/healthz", "200"), (2, "other", "404")),
+        *(
+            (2, "/data", "200"),
+            (1, "/data", "400"),
+            (1, "/data?follow", "400"),
+            (1, "/data", "405"),
+            (1, "/healthz", "200"),
+            (2, "other", "404"),
+        ),
     ]:
         assert metric(echo, "echo_http_requests_total", route=route, status=status) == count
         labels = {"route": route, "status": status}

@@ -19,7 +19,7 @@ import pytest
 import requests
 
 from echo.datafile import SMALL, DataFile
-from echo.follow import Turns
+from echo.endpoints.steps import run_steps
 from echo.watch import Watch
 from support import ROOT, alike, free_port, need, running, wait_until
 from test_echo import Echo, append, numbers, replace, serving
@@ -271,8 +271,8 @@ def test_work_in_steps_goes_a_step_at_a_time() -> None:
         return 50
 
     async def together() -> tuple[list[int], list[int]]:
-        turns, seen = Turns(2), []
-        work = asyncio.gather(*(turns.through(steps()) for _ in range(20)))
+        seen: list[int] = []
+        work = asyncio.gather(*(run_steps(steps()) for _ in range(20)))
         while not work.done():
             seen.append(done)
             await asyncio.sleep(0)
@@ -280,7 +280,7 @@ def test_work_in_steps_goes_a_step_at_a_time() -> None:
 
     results, seen = asyncio.run(together())
     assert results == [50] * 20
-    assert max(after - before for before, after in itertools.pairwise(seen[3:])) <= 4  # after the first of each
+    assert max(after - before for before, after in itertools.pairwise(seen[3:])) <= 8  # after the first of each
 
 
 # Resuming
@@ -413,7 +413,7 @@ def test_what_a_truncation_took_from_a_client_of_text_ends_its_stream(data: Path
         wait_until(lambda: status(echo)["size"] == 2)
         with pytest.raises(http.client.IncompleteRead):
             read_chunked(client)
-        echo.program.said("is gone; closing a stream")
+        echo.program.said("cannot go on with a response .* is gone$")
         assert echo.get(f"/data?follow&last-event-id={position}").status_code == 410
 
 
@@ -618,7 +618,7 @@ def test_a_hundred_clients_cut_off_at_random_get_exactly_the_file(data: Path, ha
     with running([sys.executable, "-m", "generator", "--file", f"{data}.same", "--interval", "0", *flags]) as same:
         assert same.ended() == 0
     expected = Path(f"{data}.same").read_text().split()
-    flags += ["--file", str(data), "--interval", "0.01", "--max-size", "4096B" if "rotation" in happening else "0"]
+    flags += ["--file", str(data), "--interval", "0.01", "--segment-size", "4096B" if "rotation" in happening else "0"]
     results: dict[int, list[str]] = {}
 
     def client(number: int) -> None:

@@ -18,8 +18,7 @@ import requests
 import cluster
 from cluster import POLL, Namespace, Signals, client, deployed, manifest
 from couplings import Federation, federated, self_signed
-from generator.rounds import Numbers
-from generator.settings import parse
+from generator.numbers import Numbers
 from support import wait_until
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(300)]
@@ -205,7 +204,7 @@ def test_a_second_generator_says_that_the_file_has_a_writer_and_nothing_is_inter
         said = wait_until(last_words, within=60, every=POLL)
         assert said == f"generator: /data/data has a writer already: generator with pid 1 on host {first}"
         body = grown(url, grown(url, data(url).content))
-        numbers = Numbers(parse(["--seed", "7"], {}))
+        numbers = Numbers(0, 32767, 7)
         assert body.splitlines() == [numbers.lines(1).strip() for _ in body.splitlines()]
 
 

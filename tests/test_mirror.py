@@ -21,9 +21,9 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echo.follow import EVENTS as EVENT_FORMAT
-from echo.follow import LINES as LINES_OF_TEXT
-from echo.follow import Position
+from echo.endpoints.follow import EVENTS as EVENT_FORMAT
+from echo.endpoints.follow import LINES as LINES_OF_TEXT
+from echo.endpoints.follow import Position
 from echo.mirror import LONGEST_PAUSE, OVERLAP, SHORTEST_PAUSE, Mirror, pause
 from echo.numbers import are_numbers
 from echo.settings import parse

@@ -22,7 +22,7 @@ from support import Program, free_port, running, wait_until
 SIX = {"GENERATOR_MIN": "10000", "GENERATOR_MAX": "99998"}  # bytes a line
 HISTORY = b"".join(b"%d\n" % number for number in range(10_000, 10_050))
 NEARLY_FULL = b"".join(b"%d\n" % number for number in range(10_000, 10_652))  # 30 more fit into 4096 bytes
-ROTATING = {"GENERATOR_COUNT": "80", "GENERATOR_MAX_SIZE": "4096"}
+ROTATING = {"GENERATOR_COUNT": "80", "GENERATOR_SEGMENT_SIZE": "4096"}
 PHONE = {"width": 360, "height": 740}
 
 CONTRAST = """() => {

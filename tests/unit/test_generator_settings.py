@@ -1,4 +1,4 @@
-"""The generator's pure logic: when a number is due, what a setting means, which numbers come."""
+"""The generator's settings, schedule and numbers: pure."""
 
 import argparse
 import math
@@ -11,8 +11,8 @@ from hypothesis import settings as profiles
 from hypothesis import strategies as st
 
 from generator import settings
-from generator.cadence import next_round
-from generator.rounds import Numbers
+from generator.numbers import Numbers
+from generator.schedule import next_due
 
 profiles.load_profile("ci")  # the same examples each time, no deadline
 
@@ -26,7 +26,7 @@ def test_cadence_on_time_never_drifts(interval: float, lateness: list[float]) ->
     """However late rounds are, if not by more than an interval, round n is due n intervals after the first."""
     due = 0.0
     for late in lateness:
-        due = next_round(due, interval, due + late * interval)
+        due = next_due(due, interval, due + late * interval)
     assert math.isclose(due, len(lateness) * interval, rel_tol=1e-9)
 
 
@@ -34,9 +34,9 @@ def test_cadence_on_time_never_drifts(interval: float, lateness: list[float]) ->
 def test_cadence_after_a_pause_does_not_burst(interval: float, pause: float) -> None:
     """After a pause one round comes at once and the next one an interval later; the missed ones never come."""
     now = pause * interval
-    at_once = next_round(0.0, interval, now)
+    at_once = next_due(0.0, interval, now)
     assert at_once == now
-    assert next_round(at_once, interval, now) == now + interval
+    assert next_due(at_once, interval, now) == now + interval
 
 
 @given(st.floats(0, 1e6), st.floats(0, 1000), st.floats(0, 1e6))
@@ -44,7 +44,7 @@ def test_cadence_is_never_due_in_the_past_by_more_than_the_interval(
     previous: float, interval: float, gap: float
 ) -> None:
     now = previous + gap
-    due = next_round(previous, interval, now)
+    due = next_due(previous, interval, now)
     assert now - due <= interval
     assert due >= previous
 
@@ -106,7 +106,7 @@ def test_defaults_are_those_of_the_documentation() -> None:
     parsed = settings.parse([], {})
     assert (parsed.file, parsed.interval, parsed.count) == (Path("data"), 2.0, 0)
     assert (parsed.min, parsed.max, parsed.seed) == (0, 32767, None)
-    assert (parsed.max_size, parsed.fsync, parsed.heartbeat) == (64 * 2**20, False, None)
+    assert (parsed.segment_size, parsed.keep, parsed.fsync, parsed.heartbeat) == (64 * 2**20, 2, False, None)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,8 @@ def test_defaults_are_those_of_the_documentation() -> None:
         ("--min", "min", ("-5", -5), ("-7", -7)),
         ("--max", "max", ("40000", 40000), ("7", 7)),
         ("--seed", "seed", ("1", 1), ("-2", -2)),
-        ("--max-size", "max_size", ("1M", 2**20), ("64KiB", 2**16)),
+        ("--segment-size", "segment_size", ("1M", 2**20), ("64KiB", 2**16)),
+        ("--keep", "keep", ("5", 5), ("0", 0)),
         ("--fsync", "fsync", ("yes", True), ("no", False)),
         ("--heartbeat", "heartbeat", ("a", Path("a")), ("b", Path("b"))),
     ],
@@ -169,8 +170,53 @@ def test_variables_of_others_are_ignored() -> None:
 
 
 @pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--interval=-1"], "--interval (GENERATOR_INTERVAL): '-1'"),
+        (["--interval", "nan"], "--interval (GENERATOR_INTERVAL): 'nan'"),
+        (["--interval"], "--interval (GENERATOR_INTERVAL): expected one argument"),
+        (["--count=-1"], "--count (GENERATOR_COUNT): '-1'"),
+        (["--max", "1.5"], "--max (GENERATOR_MAX): '1.5'"),
+        (["--segment-size", "big"], "--segment-size (GENERATOR_SEGMENT_SIZE): 'big'"),
+        (["--segment-size", "1K"], "--segment-size (GENERATOR_SEGMENT_SIZE): 1024 is less than 4096"),
+        (["--keep=-1"], "--keep (GENERATOR_KEEP): '-1'"),
+        (["--max-size", "1M"], "--max-size: use --segment-size"),
+        (["--fsync", "maybe"], "--fsync (GENERATOR_FSYNC): 'maybe'"),
+        (["--intervall", "1"], "unrecognized arguments: --intervall"),
+        (["--inter", "1"], "unrecognized arguments: --inter"),
+        (["data"], "unrecognized arguments: data"),
+    ],
+)
+def test_a_wrong_flag_is_refused_in_one_line(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        settings.parse(argv, {})
+    (line,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2
+    assert words in line
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("GENERATOR_INTERVAL", "soon", "--interval (GENERATOR_INTERVAL): 'soon'"),
+        ("GENERATOR_MIN", "99999", "--min (GENERATOR_MIN): 99999 is more than --max"),
+        ("GENERATOR_FSYNC", "perhaps", "--fsync (GENERATOR_FSYNC): 'perhaps'"),
+        ("GENERATOR_MAX_SIZE", "1M", "GENERATOR_MAX_SIZE: use GENERATOR_SEGMENT_SIZE"),
+    ],
+)
+def test_a_wrong_variable_is_refused_in_one_line(
+    name: str, value: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        settings.parse([], {name: value})
+    (line,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2
+    assert words in line
+
+
+@pytest.mark.parametrize(
     ("argv", "name"),
-    [(["--min", "5", "--max", "4"], "GENERATOR_MIN"), (["--max-size", "4095"], "GENERATOR_MAX_SIZE")],
+    [(["--min", "5", "--max", "4"], "GENERATOR_MIN"), (["--segment-size", "4095"], "GENERATOR_SEGMENT_SIZE")],
 )
 def test_values_that_contradict_are_refused_by_name(
     argv: list[str], name: str, capsys: pytest.CaptureFixture[str]
@@ -182,14 +228,10 @@ def test_values_that_contradict_are_refused_by_name(
     assert name in line
 
 
-def numbers(least: int, greatest: int, seed: int) -> Numbers:
-    return Numbers(settings.parse([f"--min={least}", f"--max={greatest}", f"--seed={seed}"], {}))
-
-
 @given(NUMBERS, NUMBERS, NUMBERS, st.integers(1, 200))
 def test_numbers_are_within_their_range_one_a_line(one: int, other: int, seed: int, count: int) -> None:
     least, greatest = sorted((one, other))
-    lines = numbers(least, greatest, seed).lines(count)
+    lines = Numbers(least, greatest, seed).lines(count)
     assert lines.endswith(b"\n")
     values = lines.decode().splitlines()
     assert len(values) == count
@@ -198,16 +240,16 @@ def test_numbers_are_within_their_range_one_a_line(one: int, other: int, seed: i
 
 @given(st.integers(-50, 50), st.integers(0, 2))
 def test_numbers_reach_both_ends_of_their_range(least: int, width: int) -> None:
-    lines = numbers(least, least + width, 1).lines(500)
+    lines = Numbers(least, least + width, 1).lines(500)
     assert {int(value) for value in lines.split()} == set(range(least, least + width + 1))
 
 
 @given(NUMBERS, st.lists(st.integers(1, 50), max_size=20))
 def test_the_same_seed_gives_the_same_lines_in_whatever_batches(seed: int, batches: list[int]) -> None:
-    one, other = numbers(0, 32767, seed), numbers(0, 32767, seed)
+    one, other = Numbers(0, 32767, seed), Numbers(0, 32767, seed)
     assert b"".join(one.lines(count) for count in batches) == other.lines(sum(batches))
 
 
 def test_without_a_seed_each_run_has_other_lines() -> None:
-    one, other = (Numbers(settings.parse([], {})) for _ in range(2))
+    one, other = (Numbers(0, 32767) for _ in range(2))
     assert one.lines(20) != other.lines(20)

@@ -1,26 +1,21 @@
 """The stream that never ends: where each follower is, what it is sent, and how many there may be."""
 
-import asyncio
-import contextlib
 import time
-from collections.abc import Generator, Iterator
-from typing import TypeVar, cast
 
 from echo.datafile import Generation
-from echo.query import BadQuery
+from echo.endpoints.query import BadQuery
+from echo.http.response import Stream, frame
 
-T = TypeVar("T")
 
-
-class Full(Exception):
-    """There are as many followers as there may be."""
+class TooManyFollowers(Exception):
+    """There are as many followers as the limit allows."""
 
 
 class Format:
     """The stream as text: the lines of the file and nothing else."""
 
     content_type = "text/plain; charset=utf-8"
-    most = 2**16  # bytes of the file at a time, which is what a client that stops reading costs
+    most = 2**14  # bytes of the file at a time, which is what a client that stops reading costs
     counted = True  # by clients, who know no other way to say where they are, whatever the generation
     opening = heartbeat = b""
 
@@ -44,7 +39,7 @@ class Events(Format):
     """The stream as server-sent events: https://html.spec.whatwg.org/multipage/server-sent-events.html"""
 
     content_type = "text/event-stream"
-    most = 2**12  # eight times as large as events
+    most = 2**11  # eight times as large as events
     counted = False
     opening = b"retry: 1000\n\n"
     heartbeat = b":\n\n"
@@ -139,59 +134,95 @@ class Position:
         self.generation = self.generation.next
 
 
-class Follower:
-    """One who waits for numbers."""
-
-    def __init__(self) -> None:
-        self.wake = asyncio.Event()
-        self.told = time.monotonic()  # when it was sent something
-
-
-class Turns:
-    """Much work goes a step at a time, and a few of all the steps between two looks at who else wants something."""
-
-    def __init__(self, together: int = 8) -> None:
-        self.places = asyncio.Semaphore(together)
-
-    async def pause(self) -> None:
-        async with self.places:
-            await asyncio.sleep(0)
-
-    async def through(self, steps: Generator[None, None, T]) -> T:
-        """The result of the steps."""
-        while True:
-            try:
-                next(steps)
-            except StopIteration as done:
-                return cast(T, done.value)
-            await self.pause()
-
-
 class Followers:
-    """Those who wait, `limit` at most."""
+    """The followers, and those of them that have all there is."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.waiting: set[Follower] = set()
+        self.pieces = Pieces()
+        self.open: set[Follower] = set()
+        self.at_end: set[Follower] = set()
+        self.stopping = False
 
     def __len__(self) -> int:
-        return len(self.waiting)
+        return len(self.open)
 
-    @contextlib.contextmanager
-    def join(self) -> Iterator[Follower]:
-        """One more, while the context lasts. Raises Full."""
-        if len(self.waiting) >= self.limit:
-            raise Full(f"there are {self.limit} followers already, which is the limit: try again later")
-        follower = Follower()
-        self.waiting.add(follower)
-        try:
-            yield follower
-        finally:
-            self.waiting.remove(follower)
+    def check_room(self) -> None:
+        """Raises TooManyFollowers."""
+        if len(self.open) >= self.limit:
+            raise TooManyFollowers(f"there are {self.limit} followers already, which is the limit: try again later")
 
-    def wake(self, quiet: float = 0) -> None:
-        """All of them, or those who were not told anything for so many seconds."""
-        before = time.monotonic() - quiet
-        for follower in self.waiting:
-            if follower.told <= before:
-                follower.wake.set()
+    def publish(self) -> None:
+        """Send what is new to all who had everything before it."""
+        for follower in list(self.at_end):
+            follower.resume()
+
+    def stop(self) -> None:
+        """End every stream, once its client has what there is."""
+        self.stopping = True
+        self.publish()
+
+    def send_heartbeats(self, seconds: float) -> None:
+        """Send a heartbeat to those who were sent nothing for this long."""
+        before = time.monotonic() - seconds
+        for follower in list(self.at_end):
+            if follower.sent_at <= before:
+                follower.send_heartbeat()
+
+
+class Follower:
+    """The body of a stream: a position, and a place in a set while there is nothing to send."""
+
+    __slots__ = ("cursor", "followers", "opening", "sent_at", "stream")
+
+    length = None  # it ends when echo stops
+
+    def __init__(self, followers: Followers, cursor: Position, opening: bytes) -> None:
+        self.followers = followers
+        self.cursor = cursor
+        self.opening = opening
+        self.stream: Stream | None = None
+        self.sent_at = 0.0  # seconds of the monotonic clock
+        followers.open.add(self)
+
+    def send(self, stream: Stream) -> bool:
+        """Send the next piece. Raises ValueError or OSError if the file is not what it was."""
+        self.stream = stream
+        if self.opening:
+            self.write(self.opening)
+            self.opening = b""
+        if data := self.cursor.take(self.followers.pieces):
+            self.write(data)
+            if self.followers.stopping and self.cursor.behind and len(data) > self.cursor.format.most // 2:
+                self.finish()  # who is far behind goes on elsewhere
+                return False
+        if self.cursor.behind or self.cursor.generation.next:
+            self.followers.at_end.discard(self)
+            return True
+        if self.followers.stopping:
+            self.finish()
+        else:
+            self.followers.at_end.add(self)
+        return False
+
+    def resume(self) -> None:
+        assert self.stream
+        self.stream.resume()
+
+    def write(self, data: bytes) -> None:
+        assert self.stream
+        self.sent_at = time.monotonic()
+        self.stream.write(frame(data) if self.stream.chunked else data)
+
+    def send_heartbeat(self) -> None:
+        if self.cursor.format.heartbeat and self.stream and not self.stream.blocked:
+            self.write(self.cursor.format.heartbeat)
+
+    def finish(self) -> None:
+        assert self.stream
+        self.stream.finish()
+
+    def close(self) -> None:
+        self.followers.open.discard(self)
+        self.followers.at_end.discard(self)
+        self.stream = None

@@ -1,5 +1,6 @@
 """What is asked of /data in a query, and the positions in it. Pure."""
 
+import functools
 import re
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
@@ -21,9 +22,10 @@ class Query:
     after: str | None = None  # an event's id
 
 
-def parse_query(query: bytes) -> Query:
+@functools.lru_cache(maxsize=256)
+def parse_query(query: str) -> Query:
     """Raises BadQuery."""
-    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True) if query else []
+    pairs = parse_qsl(query, keep_blank_values=True) if query else []
     given = dict(pairs)
     if not given.keys() <= {"follow", "tail", "offset", "last-event-id"}:
         raise BadQuery(f"the query is not known: there is {KNOWN}")

@@ -1,4 +1,4 @@
-"""Who may ask, and over what: a shared secret, and TLS. Both can be read anew."""
+"""Authentication by a token, and TLS. Both can be read again while echo runs."""
 
 import hmac
 import re
@@ -7,11 +7,11 @@ from pathlib import Path
 
 from echo.settings import Settings
 
-OPEN = {"/healthz", "/readyz"}  # for probes, which have no secrets
+OPEN = {"/healthz", "/readyz"}  # because probes have no token
 
 
-class Access:
-    """What the settings ask for. Raises OSError or ValueError, which say what is wrong with a file."""
+class Auth:
+    """The token and the certificate of the settings. Raises OSError or ValueError if a file is wrong."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -22,7 +22,7 @@ class Access:
         self.load()
 
     def load(self) -> None:
-        """Read the files: all of them, or none is taken."""
+        """Read the files again. If one of them is wrong, nothing changes."""
         token, cert, key = self.settings.token_file, self.settings.tls_cert, self.settings.tls_key
         secret = read_token(token) if token else ""
         if self.context and cert and key:
@@ -34,7 +34,7 @@ class Access:
         self.secret = secret
 
     def admits(self, path: str, authorization: str) -> bool:
-        """Whether these are open to all or the secret is shown (RFC 6750, 2.1); takes as long whatever is wrong."""
+        """Return whether the path is open or the token right (RFC 6750, 2.1), in the same time whatever is wrong."""
         if not self.secret or path in OPEN:
             return True
         scheme, _, shown = authorization.partition(" ")
@@ -42,7 +42,7 @@ class Access:
 
 
 def read_token(path: Path) -> str:
-    """Raises OSError or ValueError."""
+    """Return the token in a file. Raises OSError or ValueError."""
     token = path.read_bytes().strip().decode("ascii", "replace")
     if not re.fullmatch(r"[A-Za-z0-9._~+/-]{1,4096}=*", token):
         raise ValueError(f"{path} holds no token: one line of letters, digits and ._~+/-")

@@ -2,6 +2,7 @@
 
 import bisect
 from collections import deque
+from collections.abc import Callable
 
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)  # seconds
 WINDOW = 60.0  # seconds
@@ -19,15 +20,18 @@ class Latency:
         self.seconds += seconds
 
 
-class Figures:
+class Stats:
     """Of the requests since the start: by route and status, until the head of the response."""
 
     def __init__(self) -> None:
         self.requests: dict[tuple[str, int], Latency] = {}
-        self.sent = 0  # bytes of bodies
+        self.bytes_sent: Callable[[], int] = lambda: 0  # of bodies
 
     def answered(self, route: str, status: int, seconds: float) -> None:
-        self.requests.setdefault((route, status), Latency()).add(seconds)
+        latency = self.requests.get((route, status))
+        if latency is None:
+            latency = self.requests[route, status] = Latency()
+        latency.add(seconds)
 
 
 class Rate:

@@ -1,0 +1,107 @@
+"""The application: routes, who may ask, and what every response has in common."""
+
+import time
+from collections.abc import Awaitable, Callable
+
+from echo.auth import Auth
+from echo.datafile import NotReady
+from echo.endpoints.data import Data
+from echo.endpoints.follow import TooManyFollowers
+from echo.endpoints.health import Health
+from echo.endpoints.metrics import metrics_endpoint
+from echo.endpoints.page import index
+from echo.endpoints.query import BadQuery
+from echo.endpoints.stats import Stats
+from echo.endpoints.status import Status
+from echo.http.request import BadRequest, Request
+from echo.http.response import Response, Text
+from echo.log import log
+from echo.settings import Settings
+from echo.source import Feed
+
+Endpoint = Callable[[Request], Response | Awaitable[Response]]
+
+ALLOW = [("allow", "GET, HEAD, OPTIONS")]
+
+
+class App:
+    """Answers requests. `verbose` logs each of them."""
+
+    def __init__(self, settings: Settings, data: Data, feed: Feed, auth: Auth) -> None:
+        self.settings = settings
+        self.auth = auth
+        self.feed = feed
+        self.stats = Stats()
+        self.verbose = False
+        health = Health(settings, data, feed)
+        status = Status(settings, data, feed)
+        self.routes: dict[str, Endpoint] = {
+            "/": index,
+            "/data": data,
+            "/status": status,
+            "/metrics": metrics_endpoint(self.stats, data),
+            "/healthz": health.alive,
+            "/readyz": health.ready,
+        }
+
+    def __call__(self, request: Request, client: str) -> Response | Awaitable[Response]:
+        began = time.perf_counter()
+        try:
+            answer = self.route(request)
+        except Exception as error:
+            answer = error_response(request, client, error)
+        if isinstance(answer, Response):
+            return self.complete(request, client, answer, began)
+        return self.complete_later(request, client, answer, began)
+
+    async def complete_later(
+        self, request: Request, client: str, answer: Awaitable[Response], began: float
+    ) -> Response:
+        """The same for a response that takes its time."""
+        try:
+            response = await answer
+        except Exception as error:
+            response = error_response(request, client, error)
+        return self.complete(request, client, response, began)
+
+    def complete(self, request: Request, client: str, response: Response, began: float) -> Response:
+        """Count a response, log it if asked to, and name the way that the data came."""
+        route = request.path if request.path in self.routes else "other"
+        if request.query and "follow" in request.query:
+            route = "/data?follow" if route == "/data" else route
+        self.stats.answered(route, response.status, time.perf_counter() - began)
+        if self.verbose:
+            log(f"{client} {request.method} {request.path!a} {response.status}")
+        if self.feed.via:
+            return response.with_header("via", ", ".join(f"1.1 {name}" for name in self.feed.via))
+        return response
+
+    def refuse(self, client: str, error: BadRequest) -> Response:
+        """Answer a request that is no HTTP."""
+        self.stats.answered("other", error.status, 0.0)
+        if self.verbose:
+            log(f"{client} {error.status} {error}")
+        return Text(error.status, str(error))
+
+    def route(self, request: Request) -> Response | Awaitable[Response]:
+        if self.auth.secret and not self.auth.admits(request.path, request.headers.get("authorization", "")):
+            challenge = ("www-authenticate", 'Bearer realm="echo"')
+            return Text(401, "a token is needed: the header Authorization: Bearer TOKEN", [challenge])
+        if request.method == "OPTIONS" and request.path in (*self.routes, "*"):
+            return Response(204, ALLOW)
+        endpoint = self.routes.get(request.path)
+        if endpoint is None:
+            return Text(404, f"no {request.path!a} here: there is {', '.join(self.routes)}")
+        if request.method not in ("GET", "HEAD"):
+            return Text(405, f"{request.path} takes GET and HEAD", ALLOW)
+        return endpoint(request)
+
+
+def error_response(request: Request, client: str, error: Exception) -> Response:
+    """Return what the client gets for an error in an endpoint."""
+    if isinstance(error, NotReady | TooManyFollowers):
+        return Text(503, str(error), [("retry-after", "1")])
+    if isinstance(error, BadQuery):
+        return Text(400, str(error))
+    log(f"cannot answer {client} {request.method} {request.path!a}: {error!r}")
+    return Text(500, "an internal error: see the log")

@@ -1,0 +1,49 @@
+"""/: a page to watch the numbers on, for browsers, and a few words for everybody else."""
+
+import base64
+import functools
+import hashlib
+import re
+from pathlib import Path
+
+from echo.http.fields import best_match
+from echo.http.request import Request
+from echo.http.response import Response, Text
+
+INDEX = """\
+numbers, as they are generated, from a file that grows
+
+/data               all of them; ranges and ETags: curl -C - goes on where it was
+/data?tail=10       the last ten
+/data?follow        all of them and each new one: curl -N; as server-sent events where those are accepted
+/status             what there is, how fast it grows, who follows: JSON
+/metrics            the same for Prometheus
+/healthz, /readyz   whether this server is alive; whether the newest number is fresh
+/                   a page to watch it, for browsers"""
+
+
+def index(request: Request) -> Response:
+    """Answer with the page, or with the endpoints in words."""
+    vary = ("vary", "accept")
+    if best_match(request.headers.get("accept"), ("text/plain", "text/html")) == "text/plain":
+        return Text(200, INDEX, [vary])
+    page, policy = load()
+    html = [("content-type", "text/html; charset=utf-8"), ("cache-control", "no-store")]
+    return Response(200, [*html, vary, ("content-security-policy", policy)], page)
+
+
+@functools.cache
+def load() -> tuple[bytes, str]:
+    """Return the page, and the Content-Security-Policy under which nothing but its own script and style works."""
+    page = Path(__file__).with_name("page.html").read_bytes()
+    policy = (
+        f"default-src 'none'; script-src {digest(page, b'script')}; style-src {digest(page, b'style')}; "
+        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return page, policy
+
+
+def digest(page: bytes, tag: bytes) -> str:
+    """The hash source of the page's one element of this name: https://www.w3.org/TR/CSP3/#grammardef-hash-source"""
+    (content,) = re.findall(b"<%b>(.*?)</%b>" % (tag, tag), page, re.DOTALL)
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content).digest()).decode()}'"

@@ -1,0 +1,77 @@
+"""Request bodies: skipped, because nothing here takes one. Pure."""
+
+import re
+
+from echo.http.request import MAX_BODY_BYTES, BadRequest, parse_fields
+
+MAX_LINE_BYTES = 8192  # of a chunk's size with its extension, or of a trailer field
+CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})(?:[ \t]*;[\t -~\x80-\xff]*)?")
+
+
+class SizedBody:
+    """Skips a body of a known length in bytes."""
+
+    def __init__(self, length: int) -> None:
+        self.left = length
+
+    def skip(self, data: bytes) -> bytes | None:
+        """Return what follows the body in `data`; None while the body has not ended."""
+        if len(data) < self.left:
+            self.left -= len(data)
+            return None
+        return data[self.left :]
+
+
+class ChunkedBody:
+    """Skips a chunked body and its trailer (RFC 9112, 7.1)."""
+
+    def __init__(self) -> None:
+        self.line = b""  # received without its end
+        self.data = 0  # bytes of this chunk still to come
+        self.total = 0  # bytes, without line ends
+        self.take = self.take_size  # what the next line is
+        self.trailer = ""
+
+    def skip(self, data: bytes) -> bytes | None:
+        """Like `SizedBody.skip`. Raises BadRequest."""
+        while True:
+            if self.data:
+                skipped = min(self.data, len(data))
+                data, self.data = data[skipped:], self.data - skipped
+            line, end, rest = (self.line + data).partition(b"\r\n")
+            if not end:
+                self.line = line
+                if len(line) > MAX_LINE_BYTES or (self.take == self.take_end and line not in (b"", b"\r")):
+                    raise BadRequest(400, "a chunk is malformed (RFC 9112, 7.1)")
+                return None
+            self.line, data = b"", rest
+            self.total += len(line)  # also of extensions and trailers
+            if self.total > MAX_BODY_BYTES:
+                raise BadRequest(413, f"the body is longer than {MAX_BODY_BYTES} bytes")
+            if self.take(line):
+                return data
+
+    def take_size(self, line: bytes) -> bool:
+        """Take the line that begins a chunk; return whether the body has ended. Raises BadRequest."""
+        match = CHUNK_SIZE.fullmatch(line)
+        if not match:
+            raise BadRequest(400, "the size of a chunk is malformed (RFC 9112, 7.1)")
+        self.data = int(match[1], 16)
+        self.total += self.data
+        self.take = self.take_end if self.data else self.take_trailer
+        return False
+
+    def take_end(self, line: bytes) -> bool:
+        """Take the line end after the data of a chunk."""
+        if line:
+            raise BadRequest(400, "a chunk is longer than its size")
+        self.take = self.take_size
+        return False
+
+    def take_trailer(self, line: bytes) -> bool:
+        """Take a field of the trailer, or the empty line that ends it."""
+        if line:
+            self.trailer += "\r\n" + line.decode("latin-1")
+        else:
+            parse_fields(self.trailer)
+        return not line

@@ -1,0 +1,59 @@
+"""Which part of a representation a request gets: preconditions and ranges (RFC 9110, 13 and 14). Pure."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from echo.http.fields import parse_date, parse_etags, parse_range
+
+CONDITIONS = {"if-match", "if-unmodified-since", "if-none-match", "if-modified-since", "range"}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A status, and the bytes from `start` up to `stop` that it comes with."""
+
+    status: int  # 200, 206, 304, 412 or 416
+    start: int
+    stop: int
+
+
+def select(
+    headers: Mapping[str, str], etag: str, size: int, modified: int | None, extends: Callable[[str], bool]
+) -> Part:
+    """Choose the response to a GET or HEAD with these headers (names in lower case).
+
+    `etag` is the current strong entity tag with its quotes, `size` is in bytes, `modified` is the Unix time of
+    Last-Modified, if there is one. `extends` says whether the representation only adds to the one with an older
+    entity tag: then If-Range holds for that one too. The order is that of RFC 9110, 13.2.2.
+    """
+    if CONDITIONS.isdisjoint(headers):
+        return Part(200, 0, size)
+    if "if-match" in headers:
+        tags = parse_etags(headers["if-match"])
+        if etag not in tags and tags != ["*"]:
+            return Part(412, 0, 0)
+    elif (date := parse_date(headers.get("if-unmodified-since"))) is not None and modified and modified > date:
+        return Part(412, 0, 0)
+    if "if-none-match" in headers:
+        tags = parse_etags(headers["if-none-match"])
+        if tags == ["*"] or etag in [tag.removeprefix("W/") for tag in tags]:
+            return Part(304, 0, 0)
+    elif (date := parse_date(headers.get("if-modified-since"))) is not None and modified and modified <= date:
+        return Part(304, 0, 0)
+    asked = parse_range(headers["range"]) if "range" in headers else None
+    if asked is None or not holds(headers.get("if-range"), etag, modified, extends):
+        return Part(200, 0, size)
+    if asked.first is None:
+        start, stop = max(0, size - asked.suffix), size
+    else:
+        start, stop = asked.first, size if asked.last is None else min(asked.last + 1, size)
+    return Part(206, start, stop) if start < size else Part(416, 0, 0)
+
+
+def holds(if_range: str | None, etag: str, modified: int | None, extends: Callable[[str], bool]) -> bool:
+    """Return whether the condition of If-Range holds; weak entity tags never match (RFC 9110, 13.1.5)."""
+    if if_range is None:
+        return True
+    if if_range.startswith('"'):
+        return if_range == etag or extends(if_range)
+    return modified is not None and parse_date(if_range) == modified

@@ -1,0 +1,41 @@
+"""Names of segments: what their order, and who follows whom, can be told from. Pure."""
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+STREAM = "[0-9a-f]{8}"
+FILE = re.compile(rf"(.+)\.({STREAM})\.([0-9]{{16}})")
+NAME = re.compile(rf"({STREAM})-(0|[1-9][0-9]{{0,15}})")
+
+
+class SegmentName(NamedTuple):
+    """A stream, and the offset in it of the segment's first byte."""
+
+    stream: str
+    base: int
+
+    def __str__(self) -> str:
+        return f"{self.stream}-{self.base}"
+
+    def file_name(self, link: str) -> str:
+        """Return the name of its file, next to the symlink of that name."""
+        return f"{link}.{self.stream}.{self.base:016}"
+
+
+def parse_file_name(text: str) -> tuple[str, SegmentName] | None:
+    """Return the symlink's name and the segment's, or None if the file is no segment."""
+    match = FILE.fullmatch(text)
+    return (match[1], SegmentName(match[2], int(match[3]))) if match else None
+
+
+def parse(text: str) -> SegmentName | None:
+    """Return the name that a URL or a header spells STREAM-BASE, or None."""
+    match = NAME.fullmatch(text)
+    return SegmentName(match[1], int(match[2])) if match else None
+
+
+def successor(name: SegmentName, names: Iterable[SegmentName], current: SegmentName) -> SegmentName:
+    """Return the segment that follows: the next one of the same stream, or else the current one."""
+    later = [other for other in names if other.stream == name.stream and other.base > name.base]
+    return min(later, default=current)

@@ -1,0 +1,103 @@
+"""Tells when the data folder may have changed: by inotify where it works, by polling where it does not."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from inotify_simple import INotify, flags
+
+CHECK_SECONDS = 1.0  # between looks while inotify is trusted
+POLL_SECONDS = 0.05  # between looks while it is not
+PAUSE_SECONDS = 0.002  # between two looks at a file that is written to all the time
+TRUSTED_MISSES = 2  # changes in a row that inotify did not report, after which it is not trusted
+
+CONTENT = flags.MODIFY | flags.ATTRIB | flags.MOVE_SELF | flags.DELETE_SELF
+NAMES = flags.CREATE | flags.MOVED_TO
+
+
+class Notifier:
+    """Calls `refresh` when the symlink or the segment behind it may have changed; that returns whether it had.
+
+    On network file systems inotify reports only this machine's own writes, if any. Nothing says so beforehand, so
+    the notifier finds out: looking once a second finds changes that were not reported.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._inotify: INotify | None = None
+        self._file = -1  # the watch on the segment
+        self._missed = 0
+        self._due: asyncio.TimerHandle | None = None
+        self._refreshed = 0.0
+
+    @property
+    def how(self) -> str:
+        return "inotify" if self._inotify and self._missed < TRUSTED_MISSES else "polling"
+
+    async def run(self, refresh: Callable[[], bool]) -> None:
+        """Run until cancelled."""
+        self._call = refresh
+        loop = asyncio.get_running_loop()
+        try:
+            self._inotify = inotify = await asyncio.to_thread(INotify, nonblocking=True)
+            loop.add_reader(inotify.fd, self._notified)
+        except (OSError, AttributeError):  # no more instances for this user, or no inotify at all
+            pass
+        try:
+            while True:
+                self._watch()
+                self._check()
+                await asyncio.sleep(CHECK_SECONDS if self.how == "inotify" else POLL_SECONDS)
+        finally:
+            if self._due:
+                self._due.cancel()
+            if self._inotify:
+                loop.remove_reader(self._inotify.fd)
+                self._inotify.close()
+
+    def _watch(self) -> None:
+        """Watch the folder for another file of this name, and the file that has it now."""
+        if not self._inotify:
+            return
+        try:
+            self._inotify.add_watch(self.path.parent, NAMES)
+            file = self._inotify.add_watch(os.path.realpath(self.path), CONTENT)
+        except OSError:  # not there, or no more watches for this user
+            return
+        before, self._file = self._file, file
+        if before not in (-1, file):
+            with contextlib.suppress(OSError):  # went with its file
+                self._inotify.rm_watch(before)
+
+    def _check(self) -> None:
+        """Refresh, and see whether inotify reported what there was to see."""
+        reported = self._read() or self._due
+        if self._refresh() and not reported and not self._read():
+            self._missed += 1
+
+    def _notified(self) -> None:
+        """Refresh at once, but not all the time."""
+        if self._read() and not self._due:
+            loop = asyncio.get_running_loop()
+            self._due = loop.call_at(max(self._refreshed + PAUSE_SECONDS, loop.time()), self._refresh)
+
+    def _read(self) -> bool:
+        """Whether inotify reports something of the symlink or the segment."""
+        if not self._inotify:
+            return False
+        # It may report the folder's other files where it does not report this one.
+        events = [event for event in self._inotify.read(timeout=0) if event.name in ("", self.path.name)]
+        if events:
+            self._missed = 0
+        if any(event.mask & (NAMES | flags.ATTRIB | flags.IGNORED) for event in events):
+            self._watch()
+        return bool(events)
+
+    def _refresh(self) -> bool:
+        if self._due:
+            self._due.cancel()
+            self._due = None
+        self._refreshed = asyncio.get_running_loop().time()
+        return self._call()

@@ -1,0 +1,292 @@
+"""A segment of the data folder: whole lines that never change, read by position."""
+
+import errno
+import os
+import time
+from collections.abc import Callable, Generator
+from enum import Enum
+from pathlib import Path
+
+from echo.store.names import SegmentName
+
+MAX_LINE_BYTES = 4096  # with the line end
+CACHE_BYTES = 2**20  # a current segment up to this size is kept in memory, which is ten times as fast
+BLOCK_BYTES = 2**16  # read at a time from the end, to find lines
+COMPARED_BYTES = 64  # at the end of what is known, to notice that the file was changed
+SETTLE_SECONDS = 3.0  # FUSE and network file systems show the last bytes this much later
+
+
+class NotReady(Exception):
+    """There is nothing to serve yet, or no longer; the message says why."""
+
+
+class Damaged(NotReady):
+    """The file has no longer the bytes that were served."""
+
+
+class State(Enum):
+    """What becomes of a segment, in this order; DAMAGED and CLOSED ones can become CURRENT again."""
+
+    CURRENT = "the symlink points to it"
+    DAMAGED = "its file has other bytes than before: nothing is read until it has them again"
+    SETTLING = "it is finished, but the file system does not show all of it yet"
+    FINISHED = "nothing more comes"
+    REMOVED = "it is no longer in the folder; the open descriptor still reads it"
+    CLOSED = "it can no longer be read"
+
+
+class Segment:
+    """One file of the data folder. Its bytes up to `size` never change."""
+
+    def __init__(self, path: Path, name: SegmentName) -> None:
+        self.path = path
+        self.id = name
+        self.stream, self.base = name
+        self.state = State.CURRENT
+        self.size = 0  # bytes of whole lines known so far
+        self.modified = 0.0  # Unix time when whole lines were last appended
+        self.next: Segment | None = None  # set once nothing more comes to this one
+        self.counted = self.numbers = 0  # bytes, and numbers in them
+        self._fd = -1
+        self._last = b""  # bytes before `size`
+        self._cache: bytes | None = b""  # the first bytes, while the segment is current and small
+        self._malformed = False  # a line within `size` is too long
+        self._deadline = 0.0  # of SETTLING, by the monotonic clock
+
+    def __repr__(self) -> str:
+        return f"<Segment {self.name} {self.state.name} {self.size} bytes>"
+
+    def __del__(self) -> None:
+        self._close_file()
+
+    @property
+    def name(self) -> str:
+        """STREAM-BASE, as in URLs."""
+        return str(self.id)
+
+    @property
+    def end(self) -> int:
+        """The offset in the stream after the last whole line."""
+        return self.base + self.size
+
+    @property
+    def gap(self) -> bool:
+        """Whether numbers were lost between the end of this segment and the beginning of the next."""
+        return self.next is not None and (self.next.stream, self.next.base) != (self.stream, self.end)
+
+    @property
+    def is_open(self) -> bool:
+        return self._fd >= 0
+
+    def etag_at(self, size: int) -> str:
+        """Return the ETag of the first `size` bytes, without quotes."""
+        return f"{self.name}-{size}"
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Read bytes by their position in the segment; fewer if the file is shorter. Raises OSError."""
+        if self._cache is not None and stop <= len(self._cache) and self.state is State.CURRENT:
+            return self._cache[start:stop]
+        if self.state in (State.DAMAGED, State.CLOSED):
+            raise OSError(errno.ESTALE, f"segment {self.name} can no longer be read")
+        return self._pread(start, stop)
+
+    def lines(self, start: int, most: int) -> bytes:
+        """Read whole lines from a position on, up to `most` bytes.
+
+        Raises ValueError if no line begins there, or if one is too long; OSError as `read` does.
+        """
+        before = min(start, 1)
+        stop = min(start + most, self.size)
+        data = self.read(start - before, stop)
+        if before and data[:1] not in (b"", b"\n"):
+            raise ValueError(f"no line begins at {start}")
+        if len(data) < before + stop - start:
+            raise OSError(errno.ESTALE, f"segment {self.name} was truncated")
+        lines = data[before : data.rfind(b"\n") + 1]
+        if not lines and start < stop < self.size:
+            self._malformed = self._malformed or most >= MAX_LINE_BYTES
+            raise ValueError(f"no line ends in {most} bytes from {start} on")
+        return lines
+
+    def count(self) -> Generator[None, None, tuple[int, int]]:
+        """Return the size in bytes and the count of numbers, in steps; read only what was not counted yet.
+
+        Raises NotReady if a line is too long, OSError as `read` does.
+        """
+        while self.counted < self.size:
+            block = self.read(self.counted, min(self.counted + CACHE_BYTES, self.size))
+            try:
+                length = whole_lines(block)
+            except NotReady:
+                self._malformed = True
+                raise
+            if not length:  # the file was truncated
+                break
+            self.numbers += block.count(b"\n", 0, length)
+            self.counted += length
+            yield
+        return self.counted, self.numbers
+
+    def tail(self, lines: int) -> Generator[None, None, int]:
+        """Return the position where the last `lines` lines begin, in steps."""
+        return tail_position(self.read, self.size, lines)
+
+    # What follows is for the folder.
+
+    def open(self) -> None:
+        """Open the file unless it is open. Raises OSError."""
+        if self._fd < 0:
+            self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would block
+
+    def is_file(self, there: os.stat_result) -> bool:
+        """Whether this is the file that is open."""
+        return self.is_open and os.path.samestat(os.fstat(self._fd), there)
+
+    def refresh(self, there: os.stat_result) -> int:
+        """Take in what was appended to the current segment, whose file that is; return the bytes.
+
+        Raises Damaged, NotReady and OSError.
+        """
+        if self.state is not State.CURRENT or not self.is_file(there):
+            self._reopen()  # a copy of the file continues it
+        try:
+            grown = self._append(None)
+        except Damaged:
+            self.state = State.DAMAGED
+            raise
+        self.state, self.next = State.CURRENT, None
+        if self._malformed:
+            raise too_long()
+        if not self.size:
+            raise NotReady(f"{self.path} has no number yet")
+        return grown
+
+    def finish(self, successor: "Segment") -> int:
+        """Take in what came last, up to the beginning of the successor; return the bytes.
+
+        A file system that caches sizes may not show all of it: then the segment is SETTLING, and this is to be
+        called again.
+        """
+        stop = successor.base - self.base if successor.stream == self.stream else None
+        if self.state in (State.DAMAGED, State.CLOSED):
+            self.close()
+            self.next = successor
+            return 0
+        if self.state is State.CURRENT:
+            self.state, self._cache = State.SETTLING, None
+            self._deadline = time.monotonic() + SETTLE_SECONDS
+        before = self.size
+        try:
+            self._append_rest(stop)
+        except Damaged:
+            self.close()
+        except FileNotFoundError:
+            if not self.is_open:  # it was removed before it was opened
+                self.close()
+        except (NotReady, OSError):
+            pass  # what is known counts
+        if self.state is State.CLOSED or stop is None or self.size >= stop or time.monotonic() > self._deadline:
+            self.state = State.FINISHED if self.state is State.SETTLING else self.state
+            self.next = successor
+        return self.size - before
+
+    def remove(self) -> None:
+        """Note that the file is no longer in the folder; it stays readable for those who are in it."""
+        self.state = State.REMOVED if self.is_open else State.CLOSED
+
+    def close(self) -> None:
+        """Let go of the file: the disk needs its space."""
+        self._close_file()
+        self.state = State.CLOSED
+
+    def _append_rest(self, stop: int | None) -> None:
+        """Take in the last bytes. Raises OSError and Damaged."""
+        if not self.is_open and stop is not None:  # found when it was finished already: its name tells the size
+            seen = os.stat(self.path)
+            if seen.st_size >= stop:
+                self.size, self.modified = stop, seen.st_mtime
+                return
+        self.open()
+        self._append(stop)
+        if stop is not None and self.size < stop:
+            self._reopen()
+            self._append(stop)
+
+    def _append(self, stop: int | None) -> int:
+        """Take in whole lines up to `stop`; return the bytes. Raises Damaged, NotReady and OSError.
+
+        One write(2) is not one step for a reader: where it crosses a page the kernel shows the first part first,
+        so the end of the file may be half a line. Only the last CACHE_BYTES are checked for lines that are too long;
+        `count` checks all.
+        """
+        seen = os.fstat(self._fd)
+        there = seen.st_size if stop is None else min(seen.st_size, stop)
+        start = max(self.size, there - CACHE_BYTES)
+        block = self._pread(start, max(start, there))
+        size = start + whole_lines(block, inside=start > self.size)
+        # Read the new end before the old one is compared, to miss no change in between.
+        last = self._pread(max(0, size - COMPARED_BYTES), size)
+        if there < self.size or self._pread(self.size - len(self._last), self.size) != self._last:
+            raise Damaged(f"{self.path} was truncated or overwritten: waiting for the next segment (SIGHUP serves it)")
+        grown = size - self.size
+        self.modified = min(seen.st_mtime, time.time() if grown else self.modified)
+        if grown and self._cache is not None:
+            self._cache = self._cache + block[:grown] if start == self.size and size <= CACHE_BYTES else None
+        self.size, self._last = size, last
+        return grown
+
+    def _pread(self, start: int, stop: int) -> bytes:
+        self.open()
+        return os.pread(self._fd, stop - start, start)
+
+    def _reopen(self) -> None:
+        before, self._fd = self._fd, -1
+        try:
+            self.open()
+        except OSError:
+            self._fd = before
+            raise
+        if before >= 0:
+            os.close(before)
+
+    def _close_file(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+
+def too_long() -> NotReady:
+    return NotReady(f"a line has more than {MAX_LINE_BYTES} bytes: this is not a file of numbers")
+
+
+def whole_lines(block: bytes, inside: bool = False) -> int:
+    """Return the length of the whole lines in a block that begins with a line, or inside of one.
+
+    Raises NotReady if a line is longer than MAX_LINE_BYTES.
+    """
+    end = block.find(b"\n", 0, MAX_LINE_BYTES) + 1 if inside else 0
+    while found := block.rfind(b"\n", end, end + MAX_LINE_BYTES) + 1:
+        end = found
+    if len(block) - end >= MAX_LINE_BYTES:
+        raise too_long()
+    return end
+
+
+def tail_position(read: Callable[[int, int], bytes], size: int, lines: int) -> Generator[None, None, int]:
+    """Return where the last `lines` lines of `size` bytes of whole lines begin; read only those, block by block."""
+    if lines == 0:
+        return size
+    end = size - 1  # before the last line's end
+    while end > 0:
+        start = max(0, end - BLOCK_BYTES)
+        block = read(start, end)
+        found = block.count(b"\n")
+        if found >= lines:
+            position = len(block)
+            for _ in range(lines):
+                position = block.rfind(b"\n", 0, position)
+            return start + position + 1
+        lines -= found
+        end = start
+        yield
+    return 0

@@ -1,0 +1,134 @@
+"""The generator at work: one number per interval, signals in between, each fault logged once."""
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+from generator.folder import DataFolder
+from generator.lock import Locked, Unusable
+from generator.numbers import Numbers
+from generator.schedule import next_due
+from generator.settings import Settings
+from generator.signals import STOP, Signals
+
+BATCH_LINES = 16384  # per write at interval 0: some 96 KB
+RETRY_SECONDS = 1.0  # between tries while writing fails
+BEAT_SECONDS = 0.5  # between heartbeats, at least
+CHECK_SECONDS = 0.01  # between looks at the folder, at least
+
+
+def log(text: str) -> None:
+    """Write a line to stderr. Write errors are ignored."""
+    with contextlib.suppress(OSError):
+        os.write(2, os.fsencode(f"{text}\n"))
+
+
+class Loop:
+    """Appends numbers to a data folder until stopped or done."""
+
+    def __init__(self, settings: Settings, folder: DataFolder) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.numbers = Numbers(settings.min, settings.max, settings.seed)
+        self.written = 0
+        self.pending = b""  # drawn, not yet in the folder
+        self.problem = ""
+        self.verbose = False
+        self.check_due = self.beat_due = 0.0
+
+    def run(self, signals: Signals) -> int:
+        """Return 0 when stopped or done."""
+        due = time.monotonic()
+        while True:
+            self._write()
+            if self.settings.count and self.written == self.settings.count:
+                log(f"done: {self._status()}")
+                break
+            due = next_due(due, RETRY_SECONDS if self.problem else self.settings.interval, time.monotonic())
+            if stop := self._wait(signals, due):
+                log(f"stopped by {stop.name}: {self._status()}")
+                break
+        self.folder.stop()
+        return 0
+
+    def _write(self) -> None:
+        try:
+            if (now := time.monotonic()) >= self.check_due:
+                if change := self.folder.check():
+                    log(change)
+                self.check_due = now + CHECK_SECONDS
+            self.pending = self.pending or self.numbers.lines(self._batch())
+            kept = self.folder.append(self.pending)
+        except OSError as error:
+            self._fail(f"{error.filename or self.folder.path}: {error.strerror}")
+        except (Locked, Unusable) as error:
+            self._fail(str(error))
+        else:
+            done, self.pending = self.pending[:kept], self.pending[kept:]
+            self.written += done.count(b"\n")
+            if self.problem:
+                log("writing again")
+                self.problem = ""
+            if self.verbose:
+                log(f"wrote {', '.join(done.decode().split())}")
+
+    def _batch(self) -> int:
+        if self.settings.interval:
+            return 1
+        left = self.settings.count - self.written if self.settings.count else BATCH_LINES
+        widest = 1 + max(len(str(self.settings.min)), len(str(self.settings.max)))
+        fits = self.settings.segment_size // widest if self.settings.segment_size else BATCH_LINES
+        return min(BATCH_LINES, left, fits)
+
+    def _fail(self, problem: str) -> None:
+        if problem != self.problem:
+            log(f"cannot write, trying again every {RETRY_SECONDS:g} s: {problem}")
+        self.problem = problem
+        self.check_due = 0
+
+    def _wait(self, signals: Signals, due: float) -> signal.Signals | None:
+        """Wait until `due`, with heartbeats and answers to signals; returns the signal that stops the program."""
+        while True:
+            self._beat()
+            left = due - time.monotonic()
+            received = signals.wait(min(left, BEAT_SECONDS))
+            if received in STOP:
+                return received
+            if received:
+                self._answer(received)
+            elif left <= 0:
+                return None
+
+    def _answer(self, received: signal.Signals) -> None:
+        if received == signal.SIGHUP:
+            log(f"SIGHUP: reopening {self.folder.path}")
+            self.folder.close()
+            self.check_due = 0
+        elif received == signal.SIGUSR1:
+            log(f"SIGUSR1: {self._status()}")
+        else:
+            self.verbose = not self.verbose
+            log(f"SIGUSR2: {'logging' if self.verbose else 'no longer logging'} every number")
+
+    def _beat(self) -> None:
+        """Show that the process lives. Whether it can write shows in echo's /readyz, which follows whole lines."""
+        if self.settings.heartbeat and (now := time.monotonic()) >= self.beat_due:
+            self.beat_due = now + BEAT_SECONDS
+            with contextlib.suppress(OSError):  # the file's age tells
+                touch(self.settings.heartbeat)
+
+    def _status(self) -> str:
+        fault = f", cannot write: {self.problem}" if self.problem else ""
+        segment = self.folder.file(self.folder.segment) if self.folder.segment.stream else self.folder.path
+        return f"{self.written} numbers written, {segment} has {self.folder.size} bytes{fault}"
+
+
+def touch(path: Path) -> None:
+    """Set a file's modification time to now; create it if it is missing."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o664)
+    try:
+        os.utime(fd)
+    finally:
+        os.close(fd)
