@@ -9,15 +9,22 @@ import socket
 import termios
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from echo.auth import Auth
 from echo.endpoints.app import App
 from echo.endpoints.data import Data
+from echo.endpoints.followers import Followers
+from echo.endpoints.state import DataWatcher
 from echo.http.connection import HEAD_SECONDS, LINGER_SECONDS, SWEEP_SECONDS, Connection, Connections, State
 from echo.log import log
 from echo.settings import Settings
 from echo.signals import SIGNALS, STOP
-from echo.source import Feed, open_source
+from echo.store import DataFolder, Notifier
+
+if TYPE_CHECKING:
+    from echo.mirror import Mirror
 
 SPARE_DESCRIPTORS = 128  # for files, and for plain requests while there are as many followers as allowed
 RESERVED_DESCRIPTORS = 32  # that no connection gets
@@ -162,14 +169,29 @@ async def serve(settings: Settings, listener: socket.socket) -> int:
     """
     loop = asyncio.get_running_loop()
     auth = Auth(settings)
-    source, feed = open_source(settings)
+    mirror = open_mirror(settings)
+    folder = DataFolder(mirror.folder if mirror else Path(settings.source))
+    notifier = Notifier(folder.path)
     most_connections, most_followers = limits(settings.followers)
-    data = Data(source, feed, most_followers)
-    app = App(settings, data, feed, auth)
+    followers = Followers(most_followers)
+    data, watcher = Data(folder, followers), DataWatcher(folder)
+    app = App(settings, data, watcher, notifier, mirror, auth)
     connections = Connections(app, loop, log)
     app.stats.bytes_sent = lambda: connections.bytes_sent
     server = Server(listener, connections, auth, most_connections, settings.stop_timeout)
-    handle_signals(server, app, data, feed)
+
+    def refresh() -> bool:
+        changed = data.refresh()
+        watcher.sample()
+        return changed
+
+    def reload() -> None:
+        folder.reopen()
+        refresh()
+        if mirror:
+            mirror.reload()
+
+    handle_signals(server, app, data, reload)
     host, port = listener.getsockname()[:2]
     scheme = "https" if auth.context else "http"
     log(f"serving {settings.source} on {scheme}://{f'[{host}]' if ':' in host else host}:{port}/data")
@@ -180,25 +202,39 @@ async def serve(settings: Settings, listener: socket.socket) -> int:
             failed.append(error)
             log(f"cannot go on: {error!r}")
             server.stop.set()
-            data.stop()
+            followers.stop()
 
-    background = [asyncio.ensure_future(task) for task in (feed.run(data.look), data.pulse())]
+    background = [asyncio.ensure_future(task) for task in (notifier.run(refresh), data.send_heartbeats())]
     for task in background:
         task.add_done_callback(ended)
+    if mirror:
+        mirror.start()
     await server.run()
     for task in background:
         task.cancel()
+    if mirror:
+        mirror.close()
     log(f"stopped: {connections.requests} requests answered")
     return 1 if failed else 0
 
 
-def handle_signals(server: Server, app: App, data: Data, feed: Feed) -> None:
+def open_mirror(settings: Settings) -> "Mirror | None":
+    """Return what fills the data folder from another echo, if that is the source. Raises OSError or ValueError."""
+    if isinstance(settings.source, Path):
+        return None
+    from echo.mirror import Mirror  # here, because its HTTP client takes longer to import than all the rest
+
+    return Mirror(settings)
+
+
+def handle_signals(server: Server, app: App, data: Data, reload: Callable[[], None]) -> None:
     """Let signals in, which were blocked until now."""
     connections = server.connections
 
     def stop(number: signal.Signals) -> None:
         (server.force_exit if server.stop.is_set() else server.stop).set()
-        data.stop()
+        data.refresh()
+        data.followers.stop()
         log(f"{number.name}: stopping")
 
     def reopen() -> None:
@@ -207,8 +243,7 @@ def handle_signals(server: Server, app: App, data: Data, feed: Feed) -> None:
             server.auth.load()
         except (OSError, ValueError) as error:
             log(f"SIGHUP: {error}; going on with what there was")
-        feed.reopen()
-        data.look()
+        reload()
 
     def status() -> None:
         counted = f"{len(connections.open)} connections, {len(data.followers)} of them followers"

@@ -2,22 +2,26 @@
 
 import time
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from echo.auth import Auth
-from echo.datafile import NotReady
-from echo.endpoints.data import Data
-from echo.endpoints.follow import TooManyFollowers
+from echo.endpoints.data import SEGMENT_PREFIX, Data
+from echo.endpoints.followers import TooManyFollowers
 from echo.endpoints.health import Health
 from echo.endpoints.metrics import metrics_endpoint
 from echo.endpoints.page import index
 from echo.endpoints.query import BadQuery
+from echo.endpoints.state import DataWatcher
 from echo.endpoints.stats import Stats
 from echo.endpoints.status import Status
 from echo.http.request import BadRequest, Request
 from echo.http.response import Response, Text
 from echo.log import log
 from echo.settings import Settings
-from echo.source import Feed
+from echo.store import Notifier, NotReady
+
+if TYPE_CHECKING:
+    from echo.mirror import Mirror
 
 Endpoint = Callable[[Request], Response | Awaitable[Response]]
 
@@ -27,19 +31,27 @@ ALLOW = [("allow", "GET, HEAD, OPTIONS")]
 class App:
     """Answers requests. `verbose` logs each of them."""
 
-    def __init__(self, settings: Settings, data: Data, feed: Feed, auth: Auth) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        data: Data,
+        watcher: DataWatcher,
+        notifier: Notifier,
+        mirror: "Mirror | None",
+        auth: Auth,
+    ) -> None:
         self.settings = settings
         self.auth = auth
-        self.feed = feed
+        self.mirror = mirror
         self.stats = Stats()
         self.verbose = False
-        health = Health(settings, data, feed)
-        status = Status(settings, data, feed)
+        health = Health(settings, data, mirror)
+        self.segment = data.segment
         self.routes: dict[str, Endpoint] = {
             "/": index,
             "/data": data,
-            "/status": status,
-            "/metrics": metrics_endpoint(self.stats, data),
+            "/status": Status(settings, data, watcher, notifier, mirror),
+            "/metrics": metrics_endpoint(self.stats, data, watcher),
             "/healthz": health.alive,
             "/readyz": health.ready,
         }
@@ -66,15 +78,21 @@ class App:
 
     def complete(self, request: Request, client: str, response: Response, began: float) -> Response:
         """Count a response, log it if asked to, and name the way that the data came."""
-        route = request.path if request.path in self.routes else "other"
-        if request.query and "follow" in request.query:
-            route = "/data?follow" if route == "/data" else route
+        route = self.route_name(request)
         self.stats.answered(route, response.status, time.perf_counter() - began)
         if self.verbose:
             log(f"{client} {request.method} {request.path!a} {response.status}")
-        if self.feed.via:
-            return response.with_header("via", ", ".join(f"1.1 {name}" for name in self.feed.via))
+        if self.mirror:
+            return response.with_header("via", ", ".join(f"1.1 {name}" for name in self.mirror.status.via))
         return response
+
+    def route_name(self, request: Request) -> str:
+        """Return the route of a request as metrics name it."""
+        if request.path == "/data" and "follow" in request.query:
+            return "/data?follow"
+        if request.path in self.routes:
+            return request.path
+        return "/data/SEGMENT" if request.path.startswith(SEGMENT_PREFIX) else "other"
 
     def refuse(self, client: str, error: BadRequest) -> Response:
         """Answer a request that is no HTTP."""
@@ -87,9 +105,11 @@ class App:
         if self.auth.secret and not self.auth.admits(request.path, request.headers.get("authorization", "")):
             challenge = ("www-authenticate", 'Bearer realm="echo"')
             return Text(401, "a token is needed: the header Authorization: Bearer TOKEN", [challenge])
-        if request.method == "OPTIONS" and request.path in (*self.routes, "*"):
-            return Response(204, ALLOW)
         endpoint = self.routes.get(request.path)
+        if endpoint is None and request.path.startswith(SEGMENT_PREFIX):
+            endpoint = self.segment
+        if request.method == "OPTIONS" and (endpoint or request.path == "*"):
+            return Response(204, ALLOW)
         if endpoint is None:
             return Text(404, f"no {request.path!a} here: there is {', '.join(self.routes)}")
         if request.method not in ("GET", "HEAD"):

@@ -1,182 +1,201 @@
-"""The numbers: /data, its parts, and the stream of those to come."""
+"""/data and /data/STREAM-BASE: the numbers, their parts, and the stream of those to come."""
 
 import asyncio
-import contextlib
 import re
 import time
 from collections.abc import Awaitable
-from dataclasses import dataclass
 
-from echo.datafile import BLOCK, NotReady, Snapshot, tail_offset
-from echo.endpoints.follow import EVENTS, LINES, Follower, Followers, Format, Position
-from echo.endpoints.query import BadQuery, Query, parse_position, parse_query
-from echo.endpoints.stats import Rate
+from echo.endpoints.follow import EVENTS, LINES, ChunkCache, Cursor, FollowBody
+from echo.endpoints.followers import Followers
+from echo.endpoints.live import LiveRange
+from echo.endpoints.query import BadQuery, Query, parse_event_id, parse_query
 from echo.endpoints.steps import run_steps
 from echo.http.fields import best_match, format_date
-from echo.http.preconditions import CONDITIONS, select
+from echo.http.preconditions import CONDITIONS, Part, select
 from echo.http.request import Request
 from echo.http.response import MAX_BUFFERED_BYTES, Body, FilePart, Response, Text
-from echo.source import Feed, Source
+from echo.store import DataFolder, NotReady, Place, Segment, parse
 
-NUMBERS = [
-    ("content-type", "text/plain; charset=utf-8"),
-    ("cache-control", "no-cache"),
-    ("x-content-type-options", "nosniff"),
-]
-PULSE = 2.5  # seconds: so often, who was told nothing for as long is sent a heartbeat; a mirror relies on it
+HEARTBEAT_SECONDS = 2.5  # between two looks for streams that were sent nothing for as long
+AHEAD_SECONDS = 10.0  # for a position that this replica has not received yet
+SEGMENT_PREFIX = "/data/"
 
-
-@dataclass(frozen=True)
-class DataState:
-    """What there is; None is what cannot be known, and `problem` says why."""
-
-    problem: str | None = None
-    generation: str | None = None
-    size: int | None = None  # bytes
-    numbers: int | None = None  # in this generation
-    age: float | None = None  # seconds since the newest number
-    rate: float | None = None  # numbers per second over the last minute
+NUMBERS = [("content-type", "text/plain; charset=utf-8"), ("x-content-type-options", "nosniff")]
+REVALIDATE = ("cache-control", "no-cache")
+FOR_GOOD = ("cache-control", "max-age=31536000, immutable")
+# Proxies pass on what comes as it comes: RFC 10036, and nginx's own header.
+AS_IT_COMES = [("cache-control", "no-store"), ("incremental", "?1"), ("x-accel-buffering", "no")]
 
 
 class Data:
-    """Answers what is asked of a data file."""
+    """Both endpoints on one data folder."""
 
-    def __init__(self, source: Source, feed: Feed, followers: int) -> None:
-        self.source = source
-        self.feed = feed
-        self.followers = Followers(followers)
-        self.whole: tuple[Snapshot, int | None, Response] | None = None  # the last complete response
-        self.told = ""  # up to where the followers were woken for
-        self.stopping = False
-        self.rate = Rate()
-        self.rate.sample(time.monotonic(), 0)
-
-    def look(self) -> bool:
-        """Look at the file, and wake the followers if there is something new."""
-        with contextlib.suppress(NotReady):
-            self.source.look()
-        self.rate.sample(time.monotonic(), self.source.grown)
-        current = self.source.current
-        there = f"{current.name}-{current.size}" if current else ""
-        if there == self.told:
-            return False
-        self.told = there
-        self.followers.publish()
-        return True
-
-    def stop(self) -> None:
-        """Be ready no longer, and end the streams."""
-        self.look()
-        self.stopping = True
-        self.followers.stop()
+    def __init__(self, folder: DataFolder, followers: Followers) -> None:
+        self.folder = folder
+        self.followers = followers
+        self.chunks = ChunkCache()
+        self.whole: tuple[Segment, int, int | None, Response] | None = None  # the last complete response, and its key
 
     def __call__(self, request: Request) -> Response | Awaitable[Response]:
-        """Answer with the numbers, the part of them that was asked for, or the stream."""
+        """Answer /data with the current segment, its last numbers, or the stream. Raises NotReady and BadQuery."""
         query = parse_query(request.query)
         if query.follow:
             return self.follow(request, query)
-        snapshot = self.source.look()
+        segment = self.folder.refresh()
         if query.tail is not None:
-            return self.tail(snapshot, query.tail)
-        modified = last_modified(snapshot.changed, time.time())
+            return self.tail(segment, query.tail)
+        modified = last_modified(segment.modified, time.time())
+        if (
+            self.whole
+            and self.whole[:3] == (segment, segment.size, modified)
+            and CONDITIONS.isdisjoint(request.headers)
+        ):
+            return self.whole[3]
+        location = ("content-location", f"{SEGMENT_PREFIX}{segment.name}")
+        return self.answer(request, segment, modified, [REVALIDATE, location])
+
+    def segment(self, request: Request) -> Response | Awaitable[Response]:
+        """Answer /data/STREAM-BASE with that segment. Raises NotReady and BadQuery."""
+        if request.query:
+            raise BadQuery("a segment takes no query: tail and follow go with /data")
+        name = parse(request.path.removeprefix(SEGMENT_PREFIX))
+        self.folder.refresh()
+        segment = self.folder.find(*name) if name else None
+        if name and not segment and self.folder.is_gone(*name):
+            return Text(410, f"segment {name} is no longer kept: the oldest is {self.folder.segments()[0].name}")
+        if not segment:
+            current = self.folder.current
+            return Text(
+                404, f"no segment {request.path!a} here: the current one is {SEGMENT_PREFIX}{current and current.name}"
+            )
+        modified = last_modified(segment.modified, time.time())
+        if not segment.next:
+            return self.answer(request, segment, modified, [REVALIDATE])
+        link = ("link", f'<{SEGMENT_PREFIX}{segment.next.name}>; rel="next"')
+        return self.answer(request, segment, modified, [FOR_GOOD, link])
+
+    def answer(
+        self, request: Request, segment: Segment, modified: int | None, fields: list[tuple[str, str]]
+    ) -> Response | Awaitable[Response]:
+        """Answer with a segment or the part of it that was asked for."""
         headers = request.headers
-        if self.whole and self.whole[:2] == (snapshot, modified) and CONDITIONS.isdisjoint(headers):
-            return self.whole[2]
         if request.method == "HEAD" and "range" in headers:
             headers = {name: value for name, value in headers.items() if name != "range"}  # RFC 9110, 14.2
-        etag, size = f'"{snapshot.etag}"', snapshot.size
-        part = select(headers, etag, size, modified, lambda older: extends(older, snapshot.generation, size))
-        if part.status == 416:
+        size = segment.size
+        etag = f'"{segment.etag_at(size)}"'
+        part = select(headers, etag, size, modified, lambda older: extends(older, segment, size))
+        if part.live and part.start > size and not segment.next:
+            return self.wait_for(request, segment, part.start)
+        if part.status == 416 or part.start > size:
             return Text(416, f"there are {size} bytes", [("content-range", f"bytes */{size}")])
         if part.status == 412:
-            return Text(412, f"this is {snapshot.etag} now", [("etag", etag)])
-        fields = [*NUMBERS, ("etag", etag), ("accept-ranges", "bytes")]
+            return Text(412, f"this is {etag} now", [("etag", etag)])
+        fields = [*NUMBERS, *fields, ("etag", etag), ("accept-ranges", "bytes")]
+        if part.live:
+            return self.live(segment, part, fields)
         if modified:
             fields.append(("last-modified", format_date(modified)))
         if part.status == 206:
             fields.append(("content-range", f"bytes {part.start}-{part.stop - 1}/{size}"))
-        body = b"" if part.status == 304 else part_body(snapshot, part.start, part.stop)
+        body = b"" if part.status == 304 else part_body(segment, part.start, part.stop)
         response = Response(part.status, fields, body)
-        if part.status == 200 and isinstance(body, bytes):
-            self.whole = snapshot, modified, response
+        if part.status == 200 and isinstance(body, bytes) and request.path == "/data":
+            self.whole = segment, size, modified, response
         return response
 
-    async def tail(self, snapshot: Snapshot, lines: int) -> Response:
-        start = await run_steps(tail_offset(snapshot.read, snapshot.size, lines))
-        return Response(200, NUMBERS, part_body(snapshot, start, snapshot.size))
+    async def tail(self, segment: Segment, lines: int) -> Response:
+        size = segment.size
+        start = await run_steps(segment.tail(lines))
+        return Response(200, [*NUMBERS, REVALIDATE], part_body(segment, start, size))
+
+    def live(self, segment: Segment, part: Part, fields: list[tuple[str, str]]) -> Response:
+        """Answer with the rest of a segment and all that comes to it (RFC 8673). Raises NotReady."""
+        self.check_room()
+        fields = [field for field in fields if field[0] != "cache-control"]
+        fields += [*AS_IT_COMES, ("content-range", f"bytes {part.start}-{part.live}/*")]
+        return Response(206, fields, LiveRange(self.followers, segment, part.start))
+
+    async def wait_for(self, request: Request, segment: Segment, position: int) -> Response:
+        """Answer a live range that begins beyond what this replica has, once it has it. Raises NotReady."""
+        deadline = time.monotonic() + AHEAD_SECONDS
+        while segment.size < position and not segment.next:
+            await self.wait(deadline, f"{segment.stream}-{segment.base + position}")
+        modified = last_modified(segment.modified, time.time())
+        answer = self.answer(request, segment, modified, [REVALIDATE])
+        return answer if isinstance(answer, Response) else await answer
+
+    async def wait(self, deadline: float, position: str) -> None:
+        """Wait for the data to grow. Raises NotReady at the deadline, a time of the monotonic clock."""
+        if time.monotonic() >= deadline or self.followers.stopping:
+            raise NotReady(f"{position} has not arrived here within {AHEAD_SECONDS:g} s")
+        await self.followers.wait_for_change(deadline)
+
+    def check_room(self) -> None:
+        """Raises NotReady and TooManyFollowers."""
+        if self.followers.stopping:
+            raise NotReady("stopping")
+        self.followers.check_room()
 
     async def follow(self, request: Request, query: Query) -> Response:
         """Answer with the numbers and each new one, for as long as client and echo are there."""
         wanted = best_match(request.headers.get("accept"), ("text/plain", "text/event-stream"))
         format = EVENTS if wanted == "text/event-stream" else LINES
-        if self.stopping:
-            raise NotReady("stopping")
-        self.followers.check_room()
-        after = request.headers.get("last-event-id") or query.after
-        position, gone = await self.begin(after, query, format)
+        self.check_room()
+        cursor, gone = await self.begin(request.headers.get("last-event-id") or query.after, query)
         if gone and format is LINES:
-            return Text(410, f"generation {gone} is gone, and text cannot say so on the way: begin anew")
+            return Text(410, f"numbers after {gone} are gone, and text cannot say so: begin anew")
+        self.check_room()
+        opening = format.opening + (format.gone(gone) if gone else b"")
         headers = [
             ("content-type", format.content_type),
-            ("cache-control", "no-store"),
+            *AS_IT_COMES,
             ("x-content-type-options", "nosniff"),
-            ("x-accel-buffering", "no"),  # else nginx waits for more
             ("vary", "accept, last-event-id"),
-            ("last-event-id", str(position)),  # for clients that count the bytes of text from here
+            ("last-event-id", str(cursor)),  # for clients that count the bytes of text from here
         ]
-        self.followers.check_room()
-        return Response(200, headers, Follower(self.followers, position, opening(format, gone)))
+        return Response(200, headers, FollowBody(self.followers, cursor, format, opening, self.chunks))
 
-    async def begin(self, after: str | None, query: Query, format: Format) -> tuple[Position, str]:
-        """Where a stream begins, and the generation that was asked for if it is gone. Raises BadQuery, NotReady."""
-        generation_and_offset = parse_position(after) if after else None
-        snapshot = self.source.look()
-        assert self.source.current
-        if generation_and_offset:
-            name, offset = generation_and_offset
-            generation = self.source.find(name) or await self.feed.awaited(name)
-            if not generation or generation.lost:
-                return Position(self.source.current, 0, format), name
-            position = Position(generation, offset, format)
-        elif query.tail is not None:
-            current = self.source.current
-            start = await run_steps(tail_offset(snapshot.read, snapshot.size, query.tail))
-            position = Position(current, start, format)
-        else:
-            position = Position(self.source.current, query.offset or 0, format)
-            if position.offset > snapshot.size:
-                raise BadQuery(f"offset={position.offset} is beyond the end: there are {snapshot.size} bytes")
-        position.check()
-        if position.gone:
-            return Position(self.source.current, 0, format), position.generation.name
-        return position, ""
+    async def begin(self, after: str | None, query: Query) -> tuple[Cursor, str]:
+        """Return where a stream begins, and the position after which numbers are gone, or an empty string.
 
-    async def state(self) -> DataState:
-        """As it is now."""
+        Raises BadQuery and NotReady.
+        """
+        current = self.folder.refresh()
+        if query.tail is not None and not after:
+            return Cursor(current, await run_steps(current.tail(query.tail))), ""
+        if not after and query.offset is None:
+            return Cursor(current, 0), ""
+        stream, offset = parse_event_id(after) if after else (current.stream, query.offset or 0)
+        deadline = time.monotonic() + AHEAD_SECONDS
+        while (place := self.folder.locate(stream, offset)) is Place.AHEAD:
+            await self.wait(deadline, f"{stream}-{offset}")
+        if isinstance(place, Segment) and place.is_readable:
+            cursor = Cursor(place, offset - place.base)
+            cursor.check()
+            return cursor, ""
+        kept = [segment for segment in self.folder.segments() if segment.stream == stream and segment.is_readable]
+        later = [segment for segment in kept if segment.base > offset]
+        return Cursor(later[0] if later else self.folder.refresh(), 0), f"{stream}-{offset}"
+
+    def refresh(self) -> bool:
+        """Look at the folder, and send what is new; return whether there was something."""
+        before = self.folder.current, self.folder.grown
         try:
-            snapshot = self.source.look()
-        except NotReady as error:
-            return DataState(str(error))
-        current = self.source.current
-        assert current
-        size, numbers = await run_steps(current.count())
-        age = round(max(0.0, time.time() - snapshot.changed), 3)
-        return DataState(None, current.name, size, numbers, age, self.numbers_per_second(snapshot))
+            self.folder.refresh()
+        except NotReady:
+            self.chunks.clear()
+        if before == (self.folder.current, self.folder.grown):
+            return False
+        if before[0] is not self.folder.current:
+            self.chunks.clear()
+            self.whole = None
+        self.followers.publish()
+        return True
 
-    def numbers_per_second(self, snapshot: Snapshot) -> float | None:
-        """From the growth in bytes, and the length of the newest lines."""
-        self.rate.sample(time.monotonic(), self.source.grown)
-        seconds, grown = self.rate.growth()
-        newest = snapshot.read(max(0, snapshot.size - max(1, min(grown, BLOCK))), snapshot.size)
-        if seconds < 1 or not newest:
-            return None
-        return round(newest.count(b"\n") / len(newest) * grown / seconds, 3)
-
-    async def pulse(self) -> None:
-        """Wake the silent now and then, for a heartbeat."""
+    async def send_heartbeats(self) -> None:
         while True:
-            await asyncio.sleep(PULSE)
-            self.followers.send_heartbeats(PULSE)
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            self.followers.send_heartbeats(HEARTBEAT_SECONDS)
 
 
 def last_modified(changed: float, now: float) -> int | None:
@@ -184,18 +203,17 @@ def last_modified(changed: float, now: float) -> int | None:
     return int(changed) if int(changed) < int(now) else None
 
 
-def extends(older: str, generation: str, size: int) -> bool:
-    """Return whether `older` is the entity tag of the beginning of a generation that is `size` bytes long now."""
-    match = re.fullmatch('"([0-9a-f]+)-([0-9]{1,18})"', older)
-    return match is not None and match[1] == generation and int(match[2]) <= size
+def extends(older: str, segment: Segment, size: int) -> bool:
+    """Return whether `older` is the entity tag of the beginning of a segment that is `size` bytes long now."""
+    match = re.fullmatch('"([0-9a-f]+-[0-9]+)-([0-9]{1,16})"', older)
+    return match is not None and match[1] == segment.name and int(match[2]) <= size
 
 
-def opening(format: Format, gone: str) -> bytes:
-    return format.opening + (format.gone(gone) if gone else b"")
-
-
-def part_body(snapshot: Snapshot, start: int, stop: int) -> bytes | Body:
-    """Return a part of the file: its bytes if they are few."""
-    if stop - start <= MAX_BUFFERED_BYTES:
-        return snapshot.read(start, stop)
-    return FilePart(snapshot.descriptor.fd, start, stop, owner=snapshot.descriptor)
+def part_body(segment: Segment, start: int, stop: int) -> bytes | Body:
+    """Return a part of a segment: its bytes if they are few. Raises NotReady if it can no longer be read."""
+    if stop - start > MAX_BUFFERED_BYTES:
+        return FilePart(segment.read, start, stop)
+    try:
+        return segment.read(start, stop)
+    except OSError as error:
+        raise NotReady(str(error)) from None

@@ -1,228 +1,150 @@
-"""The stream that never ends: where each follower is, what it is sent, and how many there may be."""
+"""/data?follow: the stream across segments, as text or as server-sent events."""
 
-import time
+from dataclasses import dataclass
 
-from echo.datafile import Generation
+from echo.endpoints.followers import Follower, Followers
 from echo.endpoints.query import BadQuery
 from echo.http.response import Stream, frame
+from echo.store import Segment
+
+CACHED_CHUNKS = 16  # formatted, for all who are at the same position
 
 
-class TooManyFollowers(Exception):
-    """There are as many followers as the limit allows."""
+class CannotSay(ValueError):
+    """The format has no way to say what has happened; the message says it."""
 
 
-class Format:
-    """The stream as text: the lines of the file and nothing else."""
+class Lines:
+    """The stream as text: the numbers and nothing else."""
 
     content_type = "text/plain; charset=utf-8"
-    most = 2**14  # bytes of the file at a time, which is what a client that stops reading costs
-    counted = True  # by clients, who know no other way to say where they are, whatever the generation
+    chunk_bytes = 2**14  # of the file at a time, which is what a client that stops reading costs
     opening = heartbeat = b""
 
-    def numbers(self, name: str, offset: int, lines: bytes) -> bytes:
-        """Whole lines of generation `name` that begin at `offset`."""
+    def numbers(self, stream: str, offset: int, lines: bytes) -> bytes:
+        """Format whole lines that begin at this offset of the stream."""
         return lines
 
-    def begins(self, name: str) -> bytes:
-        """Another generation goes on where the last one ended; nothing is lost."""
-        return b""
-
-    def gone(self, name: str) -> bytes:
-        """The rest of generation `name` can no longer be had; what follows is another from its beginning.
-
-        Raises ValueError where there is no way to say so.
-        """
-        raise ValueError(f"generation {name} is gone")
+    def gone(self, position: str) -> bytes:
+        """Say that numbers after this position can no longer be had. Raises CannotSay."""
+        raise CannotSay(f"numbers after {position} are gone, and text cannot say so: ending the stream")
 
 
-class Events(Format):
+class Events(Lines):
     """The stream as server-sent events: https://html.spec.whatwg.org/multipage/server-sent-events.html"""
 
     content_type = "text/event-stream"
-    most = 2**11  # eight times as large as events
-    counted = False
+    chunk_bytes = 2**11  # events are eight times as large
     opening = b"retry: 1000\n\n"
-    heartbeat = b":\n\n"
+    heartbeat = b":\n"  # a comment without an empty line, which would make some clients emit an empty event
 
-    def numbers(self, name: str, offset: int, lines: bytes) -> bytes:
-        generation, events = name.encode(), []
+    def numbers(self, stream: str, offset: int, lines: bytes) -> bytes:
+        name, events = stream.encode(), []
         for line in lines.split(b"\n")[:-1]:
             offset += len(line) + 1
             # A carriage return would end the field.
-            events.append(b"id: %b-%d\ndata: %b\n\n" % (generation, offset, line.rstrip().replace(b"\r", b" ")))
+            events.append(b"id: %b-%d\ndata: %b\n\n" % (name, offset, line.rstrip().replace(b"\r", b" ")))
         return b"".join(events)
 
-    def begins(self, name: str) -> bytes:
-        return f"id: {name}-0\nevent: generation\ndata: {name}\n\n".encode()
-
-    def gone(self, name: str) -> bytes:
-        return f"event: gone\ndata: {name}\n\n".encode()
+    def gone(self, position: str) -> bytes:
+        return f"event: gone\ndata: {position}\n\n".encode()
 
 
-LINES, EVENTS = Format(), Events()
+LINES, EVENTS = Lines(), Events()
 
 
-class Pieces:
-    """The last pieces that were sent, for all who are at the same offset."""
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What to send, the same with its frame, and the position in the segment after it."""
 
-    def __init__(self, kept: int = 16) -> None:
-        self.kept = kept
-        self.pieces: dict[tuple[int, int, int, Format], tuple[int, bytes]] = {}
-
-    def get(self, generation: Generation, offset: int, format: Format) -> tuple[int, bytes]:
-        """Where the lines from `offset` on end, as far as they are there, and what to send for them."""
-        key = (generation.serial, offset, min(offset + format.most, generation.size), format)
-        if key not in self.pieces:
-            lines = generation.lines(offset, format.most)
-            while len(self.pieces) >= self.kept:
-                del self.pieces[next(iter(self.pieces))]
-            self.pieces[key] = offset + len(lines), format.numbers(generation.name, offset, lines)
-        return self.pieces[key]
+    data: bytes
+    framed: bytes
+    stop: int
 
 
-class Position:
-    """A place in the stream: all that a follower costs."""
+class ChunkCache:
+    """The last chunks that were formatted."""
 
-    def __init__(self, generation: Generation, offset: int, format: Format) -> None:
-        self.generation, self.offset, self.format = generation, offset, format
-        if format.counted:
-            while self.offset > self.generation.size and self.generation.next and not self.generation.cut:
-                self._turn()
+    def __init__(self) -> None:
+        self.chunks: dict[tuple[Segment, int, int, Lines], Chunk] = {}
+
+    def get(self, segment: Segment, start: int, format: Lines) -> Chunk:
+        """Return the lines from a position on. Raises ValueError and OSError as `Segment.lines` does."""
+        key = (segment, start, min(start + format.chunk_bytes, segment.size), format)
+        chunk = self.chunks.get(key)
+        if chunk is None:
+            lines = segment.lines(start, format.chunk_bytes)
+            data = format.numbers(segment.stream, segment.base + start, lines)
+            if len(self.chunks) >= CACHED_CHUNKS:
+                del self.chunks[next(iter(self.chunks))]
+            chunk = self.chunks[key] = Chunk(data, frame(data), start + len(lines))
+        return chunk
+
+    def clear(self) -> None:
+        """Let go of the segments, whose files may have been removed."""
+        self.chunks.clear()
+
+
+class Cursor:
+    """A place in the stream, which goes on from segment to segment."""
+
+    __slots__ = ("position", "segment")
+
+    def __init__(self, segment: Segment, position: int) -> None:
+        self.segment, self.position = segment, position  # bytes in the segment
 
     def __str__(self) -> str:
-        return f"{self.generation.name}-{self.offset}"
+        """STREAM-OFFSET, as in the ids of events."""
+        return f"{self.segment.stream}-{self.segment.base + self.position}"
 
     @property
-    def behind(self) -> bool:
-        """Whether there is more of this generation."""
-        return self.offset < self.generation.size
-
-    @property
-    def gone(self) -> bool:
-        """Whether what comes next can no longer be had."""
-        generation = self.generation
-        return generation.lost or (generation.cut and bool(generation.next) and not self.behind)
+    def at_end(self) -> bool:
+        """Whether nothing more can be read at the moment."""
+        return self.segment.next is None and (self.position >= self.segment.size or not self.segment.is_readable)
 
     def check(self) -> None:
-        """Raises BadQuery if no line begins here; one that is yet to come may."""
-        if self.behind and not self.gone:
-            try:
-                self.generation.lines(self.offset, 0)
-            except ValueError:
-                raise BadQuery(f"offset {self.offset} is inside a line: no number begins there") from None
+        """Raises BadQuery if a line is known here and does not begin here."""
+        if 0 < self.position < self.segment.size and self.segment.read(self.position - 1, self.position) != b"\n":
+            raise BadQuery(f"offset {self.segment.base + self.position} is inside a line: no number begins there")
 
-    def take(self, pieces: Pieces) -> bytes:
-        """What comes next, to be sent; nothing at the end of what there is.
-
-        Raises ValueError or OSError if the file is not what it was.
-        """
-        while self.behind or self.generation.next:
-            generation, behind = self.generation, self.behind
-            if behind and not generation.lost:
-                self.offset, data = pieces.get(generation, self.offset, self.format)
-                return data
-            self._turn()
-            lost = behind or generation.cut
-            if said := self.format.gone(generation.name) if lost else self.format.begins(self.generation.name):
-                return said
-        return b""
-
-    def _turn(self) -> None:
-        """On to the next generation, in which a client that counts bytes may be already."""
-        assert self.generation.next
-        self.offset = max(0, self.offset - self.generation.size) if self.format.counted else 0
-        self.generation = self.generation.next
+    def skip(self) -> str:
+        """Go on to the next segment; return the position after which numbers are gone, or an empty string."""
+        segment, before = self.segment, str(self)
+        assert segment.next
+        lost = segment.gap or self.position != segment.size
+        self.segment, self.position = segment.next, 0
+        return before if lost else ""
 
 
-class Followers:
-    """The followers, and those of them that have all there is."""
+class FollowBody(Follower):
+    """The body of a stream that ends when echo stops."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.pieces = Pieces()
-        self.open: set[Follower] = set()
-        self.at_end: set[Follower] = set()
-        self.stopping = False
+    __slots__ = ("cache", "cursor", "format", "opening")
 
-    def __len__(self) -> int:
-        return len(self.open)
-
-    def check_room(self) -> None:
-        """Raises TooManyFollowers."""
-        if len(self.open) >= self.limit:
-            raise TooManyFollowers(f"there are {self.limit} followers already, which is the limit: try again later")
-
-    def publish(self) -> None:
-        """Send what is new to all who had everything before it."""
-        for follower in list(self.at_end):
-            follower.resume()
-
-    def stop(self) -> None:
-        """End every stream, once its client has what there is."""
-        self.stopping = True
-        self.publish()
-
-    def send_heartbeats(self, seconds: float) -> None:
-        """Send a heartbeat to those who were sent nothing for this long."""
-        before = time.monotonic() - seconds
-        for follower in list(self.at_end):
-            if follower.sent_at <= before:
-                follower.send_heartbeat()
-
-
-class Follower:
-    """The body of a stream: a position, and a place in a set while there is nothing to send."""
-
-    __slots__ = ("cursor", "followers", "opening", "sent_at", "stream")
-
-    length = None  # it ends when echo stops
-
-    def __init__(self, followers: Followers, cursor: Position, opening: bytes) -> None:
-        self.followers = followers
-        self.cursor = cursor
-        self.opening = opening
-        self.stream: Stream | None = None
-        self.sent_at = 0.0  # seconds of the monotonic clock
-        followers.open.add(self)
+    def __init__(self, followers: Followers, cursor: Cursor, format: Lines, opening: bytes, cache: ChunkCache) -> None:
+        super().__init__(followers)
+        self.cursor, self.format, self.opening, self.cache = cursor, format, opening, cache
+        self.heartbeat = format.heartbeat
 
     def send(self, stream: Stream) -> bool:
-        """Send the next piece. Raises ValueError or OSError if the file is not what it was."""
+        """Send the next chunk. Raises CannotSay and ValueError, which end the stream."""
         self.stream = stream
         if self.opening:
             self.write(self.opening)
             self.opening = b""
-        if data := self.cursor.take(self.followers.pieces):
-            self.write(data)
-            if self.followers.stopping and self.cursor.behind and len(data) > self.cursor.format.most // 2:
-                self.finish()  # who is far behind goes on elsewhere
-                return False
-        if self.cursor.behind or self.cursor.generation.next:
-            self.followers.at_end.discard(self)
-            return True
-        if self.followers.stopping:
-            self.finish()
-        else:
-            self.followers.at_end.add(self)
-        return False
-
-    def resume(self) -> None:
-        assert self.stream
-        self.stream.resume()
-
-    def write(self, data: bytes) -> None:
-        assert self.stream
-        self.sent_at = time.monotonic()
-        self.stream.write(frame(data) if self.stream.chunked else data)
-
-    def send_heartbeat(self) -> None:
-        if self.cursor.format.heartbeat and self.stream and not self.stream.blocked:
-            self.write(self.cursor.format.heartbeat)
-
-    def finish(self) -> None:
-        assert self.stream
-        self.stream.finish()
-
-    def close(self) -> None:
-        self.followers.open.discard(self)
-        self.followers.at_end.discard(self)
-        self.stream = None
+        cursor = self.cursor
+        if cursor.position < cursor.segment.size and cursor.segment.is_readable:
+            try:
+                chunk = self.cache.get(cursor.segment, cursor.position, self.format)
+            except OSError:  # it was damaged or let go of at this moment
+                return self.wait()
+            cursor.position = chunk.stop
+            self.write(chunk.data, chunk.framed)
+        elif cursor.segment.next and (lost := cursor.skip()):
+            self.write(self.format.gone(lost))
+        if cursor.at_end:
+            return self.wait()
+        if self.followers.stopping and cursor.segment.size - cursor.position > self.format.chunk_bytes:
+            self.finish()  # it is far behind: its client goes on elsewhere
+            return False
+        return True

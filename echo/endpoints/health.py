@@ -1,20 +1,23 @@
 """/healthz and /readyz: whether echo is alive, and whether its numbers are fresh."""
 
 import time
+from typing import TYPE_CHECKING
 
-from echo.datafile import NotReady
 from echo.endpoints.data import Data
 from echo.http.request import Request
 from echo.http.response import Response, Text
 from echo.settings import Settings
-from echo.source import Feed
+from echo.store import NotReady
+
+if TYPE_CHECKING:
+    from echo.mirror import Mirror
 
 
 class Health:
     """Both endpoints."""
 
-    def __init__(self, settings: Settings, data: Data, feed: Feed) -> None:
-        self.settings, self.data, self.feed = settings, data, feed
+    def __init__(self, settings: Settings, data: Data, mirror: "Mirror | None") -> None:
+        self.settings, self.data, self.mirror = settings, data, mirror
 
     def alive(self, request: Request) -> Response:
         """Answer: that is the proof."""
@@ -22,12 +25,15 @@ class Health:
 
     def ready(self, request: Request) -> Response:
         """Answer 200 if there are fresh numbers and echo is not stopping. Raises NotReady."""
-        age = max(0.0, time.time() - self.data.source.look().changed)
-        if self.data.stopping:
+        segment = self.data.folder.refresh()
+        if self.data.followers.stopping:
             raise NotReady("stopping")
-        newest = f"the newest number is {age:.1f} s old{self.feed.remark()}"
-        if unready := self.feed.unready():
-            raise NotReady(f"{unready}: {newest}")
+        age = max(0.0, time.time() - segment.modified)
+        newest = f"the newest number is {age:.1f} s old"
+        if self.mirror and (problem := self.mirror.status.problem):
+            newest += f", and the source is away: {problem}"
+        if self.mirror and not self.mirror.status.caught_up and not self.mirror.status.problem:
+            raise NotReady(f"catching up with the source: {newest}")
         if self.settings.stale and age > self.settings.stale:
             raise NotReady(f"stale: {newest}, more than {self.settings.stale:g} s")
         return Text(200, f"ready: {newest}")

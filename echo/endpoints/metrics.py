@@ -5,7 +5,8 @@ import importlib
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from echo.endpoints.data import Data, DataState
+from echo.endpoints.data import Data
+from echo.endpoints.state import DataState, DataWatcher
 from echo.endpoints.stats import BOUNDS, Stats
 from echo.http.request import Request
 from echo.http.response import Response
@@ -14,13 +15,13 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
 
-def metrics_endpoint(stats: Stats, data: Data) -> Callable[[Request], Awaitable[Response]]:
+def metrics_endpoint(stats: Stats, data: Data, watcher: DataWatcher) -> Callable[[Request], Awaitable[Response]]:
     """Return the endpoint."""
 
     async def metrics(request: Request) -> Response:
         # In a thread and only now, because it takes longer to import than all of echo.
         await asyncio.to_thread(importlib.import_module, "prometheus_client.exposition")
-        state = await data.state()
+        state = await watcher.state()
         content_type, page = render(stats, data, state, request.headers.get("accept", ""))
         headers = [("content-type", content_type), ("vary", "accept"), ("cache-control", "no-store")]
         return Response(200, headers, page)
@@ -68,8 +69,10 @@ class Echo:
             requests.add_metric([route, str(status)], sum(taken.counts))
         yield requests
         yield CounterMetricFamily("echo_http_sent_bytes", "Bytes of bodies sent", value=stats.bytes_sent())
-        yield CounterMetricFamily("echo_generations", "Changes of the generation seen", value=data.source.turns)
-        yield GaugeMetricFamily("echo_followers", "Streams open", value=len(data.followers))
+        yield CounterMetricFamily(
+            "echo_segment_changes", "Changes of the current segment", value=data.folder.segment_changes
+        )
+        yield GaugeMetricFamily("echo_followers", "Live responses open", value=len(data.followers))
         yield GaugeMetricFamily("echo_data_available", "1 if there are numbers to serve", value=not state.problem)
         if not state.problem:
             yield from newest(state)
@@ -79,8 +82,8 @@ def newest(state: DataState) -> "Iterator[Metric]":
     from prometheus_client.core import GaugeMetricFamily
 
     values: dict[tuple[str, str], Any] = {
-        ("echo_data_bytes", "Size of the data"): state.size,
-        ("echo_data_numbers", "Numbers in the data"): state.numbers,
+        ("echo_data_bytes", "Size of the current segment"): state.size,
+        ("echo_data_numbers", "Numbers in the current segment"): state.numbers,
         ("echo_newest_number_age_seconds", "Age of the newest number"): state.age,
     }
     for (name, text), value in values.items():

@@ -22,7 +22,7 @@ from echo.http.request import (
     parse_head,
     parse_repeated_head,
 )
-from echo.http.response import MAX_BUFFERED_BYTES, Body, Response
+from echo.http.response import MAX_BUFFERED_BYTES, MAX_PIECE_BYTES, Body, Response
 
 HEAD_SECONDS = 10.0  # for the head of a request, from the connection or its first byte on
 BODY_SECONDS = 10.0  # between two reads of a request's body
@@ -107,7 +107,7 @@ class Connection(asyncio.BufferedProtocol):
 
     __slots__ = (
         *("blocked", "body", "buffer", "chunked", "client", "connections", "deadline", "discarded", "keep_alive"),
-        *("request", "request_body", "scanned", "socket", "state", "task", "transport"),
+        *("piece_bytes", "request", "request_body", "scanned", "socket", "state", "task", "transport"),
     )
     transport: asyncio.Transport
 
@@ -132,8 +132,9 @@ class Connection(asyncio.BufferedProtocol):
         transport.set_write_buffer_limits(0)  # so that "blocked" means: something waits for the socket
         peer = transport.get_extra_info("peername")
         self.client = str(peer[0]) if peer else "-"
-        # Ciphered bytes cannot go from file to socket.
+        # With TLS only the transport can send.
         self.socket = None if transport.get_extra_info("sslcontext") else transport.get_extra_info("socket")
+        self.piece_bytes = MAX_PIECE_BYTES if self.socket else MAX_BUFFERED_BYTES
         self.deadline = self.connections.loop.time() + HEAD_SECONDS
         self.connections.open.add(self)
 
@@ -314,19 +315,16 @@ class Connection(asyncio.BufferedProtocol):
         self.transport.write(data)
         self.connections.bytes_sent += len(data)
 
-    def send_file(self, fd: int, start: int, count: int) -> int:
-        """Send bytes of a file, as many as the socket takes; return how many. Raises EOFError and OSError.
+    def offer(self, data: bytes) -> int:
+        """Send as much as the socket takes, and keep a little for when it takes more; return how many bytes.
 
         Not by sendfile(2): what is truncated while it is on its way would arrive as zeros.
         """
-        data = os.pread(fd, count if self.socket else min(count, MAX_BUFFERED_BYTES), start)
-        if not data:
-            raise EOFError("its file was truncated")
         sent = 0
         if self.socket and not self.blocked:
             with contextlib.suppress(BlockingIOError):
-                sent = os.write(self.socket.fileno(), data)  # past the transport, which would keep the rest
-        if sent < len(data) and not self.blocked:  # full, or TLS: the event loop waits for room for a little
+                sent = os.write(self.socket.fileno(), data)  # past the transport, which would keep all the rest
+        if sent < len(data) and not self.blocked:  # full, or TLS
             rest = data[sent : sent + MAX_BUFFERED_BYTES]
             self.transport.write(rest)
             sent += len(rest)

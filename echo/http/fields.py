@@ -5,6 +5,8 @@ import re
 import time
 from dataclasses import dataclass
 
+MAX_SAFE_INTEGER = 2**53 - 1  # of JavaScript: what its clients send for "no end"
+
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -21,6 +23,7 @@ class Range:
     first: int | None
     last: int | None
     suffix: int = 0
+    live: str = ""  # the digits of `last`, if it is beyond every end: the client wants what comes, too (RFC 8673)
 
 
 def parse_range(value: str) -> Range | None:
@@ -33,7 +36,8 @@ def parse_range(value: str) -> Range | None:
         return Range(None, None, number(last))
     if last and number(last) < number(first):
         return None
-    return Range(number(first), number(last) if last else None)
+    live = last if last and number(last) >= MAX_SAFE_INTEGER else ""
+    return Range(number(first), number(last) if last else None, live=live)
 
 
 def number(digits: str) -> int:

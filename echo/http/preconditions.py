@@ -15,6 +15,7 @@ class Part:
     status: int  # 200, 206, 304, 412 or 416
     start: int
     stop: int
+    live: str = ""  # the last position as the client wrote it, if all that comes after `start` is wanted (RFC 8673)
 
 
 def select(
@@ -24,7 +25,8 @@ def select(
 
     `etag` is the current strong entity tag with its quotes, `size` is in bytes, `modified` is the Unix time of
     Last-Modified, if there is one. `extends` says whether the representation only adds to the one with an older
-    entity tag: then If-Range holds for that one too. The order is that of RFC 9110, 13.2.2.
+    entity tag: then If-Range holds for that one too. The order is that of RFC 9110, 13.2.2. A live range may begin
+    after `size`.
     """
     if CONDITIONS.isdisjoint(headers):
         return Part(200, 0, size)
@@ -43,6 +45,8 @@ def select(
     asked = parse_range(headers["range"]) if "range" in headers else None
     if asked is None or not holds(headers.get("if-range"), etag, modified, extends):
         return Part(200, 0, size)
+    if asked.live and asked.first is not None:
+        return Part(206, asked.first, size, asked.live)
     if asked.first is None:
         start, stop = max(0, size - asked.suffix), size
     else:

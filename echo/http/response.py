@@ -1,7 +1,7 @@
 """Responses: a status, headers, and a body of bytes or one that is sent as the socket takes it."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Protocol
 
@@ -17,11 +17,12 @@ class Stream(Protocol):
     """Where a body is sent."""
 
     chunked: bool  # whether a part has to be framed as a chunk
+    piece_bytes: int  # what to offer at once
 
     @property
     def blocked(self) -> bool: ...  # whether the socket takes nothing at the moment
-    def write(self, data: bytes) -> None: ...  # bytes as they go out
-    def send_file(self, fd: int, start: int, count: int) -> int: ...  # returns how many bytes of the file were taken
+    def write(self, data: bytes) -> None: ...  # all of these few bytes, which wait for the socket if they must
+    def offer(self, data: bytes) -> int: ...  # as many as the socket takes; returns how many
     def resume(self) -> None: ...  # ask the body to send, unless the socket is full: then that happens later
     def finish(self) -> None: ...  # the body is complete
 
@@ -65,22 +66,25 @@ class Text(Response):
 
 
 class FilePart:
-    """The bytes of an open file from `start` up to `stop`. `owner` keeps the descriptor open meanwhile."""
+    """Bytes that `read(start, stop)` returns, from `start` up to `stop`."""
 
-    def __init__(self, fd: int, start: int, stop: int, owner: object = None) -> None:
-        self.fd, self.start, self.stop, self.owner = fd, start, stop, owner
+    def __init__(self, read: Callable[[int, int], bytes], start: int, stop: int) -> None:
+        self.read, self.start, self.stop = read, start, stop
         self.length = stop - start
 
     def send(self, stream: Stream) -> bool:
-        """Raises EOFError if the file has become shorter."""
+        """Raises EOFError if the file has become shorter, and what `read` raises."""
         if self.start < self.stop:
-            self.start += stream.send_file(self.fd, self.start, min(self.stop - self.start, MAX_PIECE_BYTES))
+            data = self.read(self.start, min(self.stop, self.start + stream.piece_bytes))
+            if not data:
+                raise EOFError("its file was truncated")
+            self.start += stream.offer(data)
         if self.start == self.stop:
             stream.finish()
         return self.start < self.stop
 
     def close(self) -> None:
-        self.owner = None
+        """Nothing is held."""
 
 
 def frame(data: bytes) -> bytes:

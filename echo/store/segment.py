@@ -78,6 +78,10 @@ class Segment:
     def is_open(self) -> bool:
         return self._fd >= 0
 
+    @property
+    def is_readable(self) -> bool:
+        return self.state not in (State.DAMAGED, State.CLOSED)
+
     def etag_at(self, size: int) -> str:
         """Return the ETag of the first `size` bytes, without quotes."""
         return f"{self.name}-{size}"
@@ -86,7 +90,7 @@ class Segment:
         """Read bytes by their position in the segment; fewer if the file is shorter. Raises OSError."""
         if self._cache is not None and stop <= len(self._cache) and self.state is State.CURRENT:
             return self._cache[start:stop]
-        if self.state in (State.DAMAGED, State.CLOSED):
+        if not self.is_readable:
             raise OSError(errno.ESTALE, f"segment {self.name} can no longer be read")
         return self._pread(start, stop)
 
@@ -168,7 +172,7 @@ class Segment:
         called again.
         """
         stop = successor.base - self.base if successor.stream == self.stream else None
-        if self.state in (State.DAMAGED, State.CLOSED):
+        if not self.is_readable:
             self.close()
             self.next = successor
             return 0

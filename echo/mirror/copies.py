@@ -1,0 +1,154 @@
+"""The mirror's data folder: copies of the source's segments under their own names, and the symlink to the current."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from echo.mirror.numbers import are_numbers
+from echo.store import MAX_LINE_BYTES, SegmentName
+from echo.store.names import parse_file_name
+
+FINISHED_SEGMENTS = 2  # kept, like the generator's default
+LINK = "data"
+BLOCK_BYTES = 2**20
+
+
+class NotNumbers(Exception):
+    """The source sent what is not a file of numbers."""
+
+
+class Copy:
+    """A segment that is being copied: whole lines of numbers. Raises OSError."""
+
+    def __init__(self, path: Path, name: SegmentName) -> None:
+        self.path, self.name = path, name
+        self.size = 0  # bytes of whole lines
+        self._torn = b""  # received after them
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
+        self._resume()
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+    __del__ = close
+
+    @property
+    def received(self) -> int:
+        """The position of the next byte to receive."""
+        return self.size + len(self._torn)
+
+    def read(self, start: int, stop: int) -> bytes:
+        return os.pread(self._fd, stop - start, start)
+
+    def last_line(self) -> int:
+        """Return the position of the last line, 0 if there is none."""
+        start = max(0, self.size - MAX_LINE_BYTES - 1)
+        return start + self.read(start, self.size - 1).rfind(b"\n") + 1 if self.size else 0
+
+    def append(self, block: bytes) -> None:
+        """Write the whole lines of what was received; keep the rest for later. Raises NotNumbers and OSError."""
+        if not are_numbers(block, self._torn[-1:] or b"\n"):
+            raise NotNumbers("its data is not numbers, one a line")
+        end = block.rfind(b"\n") + 1
+        if not end:
+            self._torn += block
+        else:
+            self._write([self._torn, memoryview(block)[:end]] if self._torn else [block[:end]])
+            self._torn = block[end:]
+        if len(self._torn) >= MAX_LINE_BYTES:
+            raise NotNumbers(f"a line has more than {MAX_LINE_BYTES} bytes")
+
+    def forget_torn(self) -> None:
+        """Forget the part of a line that a broken connection left."""
+        self._torn = b""
+
+    def stamp(self, modified: float) -> None:
+        """Set the time of the newest number, which was written before it came here."""
+        with contextlib.suppress(OSError):  # the file belongs to another user
+            os.utime(self._fd, (modified, modified))
+
+    def _write(self, parts: Sequence[bytes | memoryview]) -> None:
+        """Write all of it, or leave the file as it was. Raises OSError."""
+        length, seen = sum(map(len, parts)), os.fstat(self._fd)
+        if not seen.st_nlink or seen.st_size != self.size:
+            raise OSError(errno.ESTALE, f"{self.path.name} was removed or changed by another program")
+        try:
+            written = os.pwritev(self._fd, parts, self.size)
+            if written < length:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, self.size)
+            raise
+        self.size += length
+
+    def _resume(self) -> None:
+        """Continue what an earlier run left, if those are numbers."""
+        size, last = 0, b"\n"
+        while block := self.read(size, size + BLOCK_BYTES):
+            if not are_numbers(block, last):
+                os.ftruncate(self._fd, 0)
+                return
+            end = block.rfind(b"\n") + 1
+            self.size = size + end if end else self.size
+            size, last = size + len(block), block[-1:]
+        if size > self.size:
+            os.ftruncate(self._fd, self.size)
+
+
+class Copies:
+    """The folder. Raises OSError if it cannot be used, or is used by another echo."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="echo-")
+        self.folder = folder or Path(self._temporary.name if self._temporary else "")
+        self.link = self.folder / LINK
+        self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise OSError(f"--spool (ECHO_SPOOL): {folder} is in use by another echo") from None
+
+    def close(self) -> None:
+        os.close(self._lock)
+        if self._temporary:
+            with contextlib.suppress(OSError):
+                self._temporary.cleanup()
+
+    def current(self) -> SegmentName | None:
+        """Return the segment that the symlink points to."""
+        try:
+            found = parse_file_name(os.readlink(self.link))
+        except OSError:
+            return None
+        return found[1] if found else None
+
+    def open(self, name: SegmentName) -> Copy:
+        """Continue a segment, or begin it."""
+        return Copy(self.folder / name.file_name(LINK), name)
+
+    def drop(self, copy: Copy) -> None:
+        """Remove a copy that is not what its source has."""
+        copy.close()
+        copy.path.unlink(missing_ok=True)
+
+    def show(self, copy: Copy) -> None:
+        """Point the symlink to a segment, which has numbers; remove the oldest."""
+        if self.current() == copy.name:
+            return
+        new = self.folder / f"{LINK}.link"
+        new.unlink(missing_ok=True)
+        new.symlink_to(copy.path.name)
+        new.replace(self.link)
+        found = (parse_file_name(entry) for entry in os.listdir(self.folder))
+        names = {name for link, name in filter(None, found) if link == LINK} - {copy.name}
+        oldest_first = sorted(names, key=lambda name: (name.stream == copy.name.stream, name.base))
+        for name in oldest_first[:-FINISHED_SEGMENTS]:
+            (self.folder / name.file_name(LINK)).unlink(missing_ok=True)
