@@ -5,8 +5,6 @@ from datetime import UTC, datetime
 from email.utils import formatdate
 
 import pytest
-from echo.http.fields import Range, best_match, format_date, parse_date, parse_etags, parse_range
-from echo.http.preconditions import holds
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from werkzeug.datastructures import MIMEAccept
@@ -20,6 +18,9 @@ from werkzeug.http import parse_date as werkzeug_date
 from werkzeug.http import (
     parse_etags as werkzeug_etags,
 )
+
+from echo.http.fields import Range, best_match, format_date, parse_date, parse_etags, parse_range
+from echo.http.preconditions import holds
 
 SPACE = st.text(" \t", max_size=2)
 SEPARATORS = st.builds(lambda before, after: f"{before},{after}", SPACE, SPACE)
