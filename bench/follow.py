@@ -27,7 +27,7 @@ ACCEPT = {"text": "text/plain", "SSE": "text/event-stream"}
 HEAD = ("median (range)", "ours", "beside", "target", "met")
 TAIL, QUEUES, ALONE, TAIL_10 = "`tail -F`", "asyncio, a queue each", "no followers", "`tail -n10`"
 SMALL, LONG, HUGE = 11_000, 64_000_000, 1_000_000_000  # bytes of files
-SETTLE = 0.5  # seconds in which the last number arrives
+SETTLE = 0.5  # seconds in which the last number arrives, and as much again for each thousand followers
 GETS_PER_SECOND = 20
 STALLED = 200
 P99 = {1000: {99: 25.0}, 4000: {99: 75.0}}  # ms that a number shall take to so many
@@ -165,7 +165,7 @@ def crowd(bench: Bench, size: int) -> None:
                 time_requests(bench, size, echo, writer, 100, ALONE)
             before = echo.rss()
             with Followers.of(echo, size, accept) as followers:
-                stamps = write_and_settle(writer, 0.1, 50)
+                stamps = write_and_settle(writer, 0.1, 50, size)
                 memory = (echo.rss() - before) / size
                 if format == "SSE":
                     time_requests(bench, size, echo, writer, 200)
@@ -179,7 +179,7 @@ def crowd(bench: Bench, size: int) -> None:
     with Queues() as server:
         before = server.rss()
         with Followers.of(server, size, "*/*") as followers:
-            stamps = write_and_settle(Writer(server.pipe.fileno()), 0.1, 50)
+            stamps = write_and_settle(Writer(server.pipe.fileno()), 0.1, 50, size)
             memory = (server.rss() - before) / size
             server.stop()
             delays = followers.received().delays(stamps, size)
@@ -187,9 +187,9 @@ def crowd(bench: Bench, size: int) -> None:
         add_crowd(bench, size, format, delays, memory, QUEUES)
 
 
-def write_and_settle(writer: Writer, seconds: float, times: int) -> list[int]:
+def write_and_settle(writer: Writer, seconds: float, times: int, followers: int = 1) -> list[int]:
     stamps = writer.write_every(seconds, times)
-    time.sleep(SETTLE)
+    time.sleep(SETTLE * (1 + followers / 1000))
     return stamps
 
 
