@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import enum
 import os
-import re
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -19,6 +18,7 @@ from echo.http.request import (
     MAX_TARGET_BYTES,
     BadRequest,
     Request,
+    check_beginning,
     parse_head,
     parse_repeated_head,
 )
@@ -32,9 +32,6 @@ SWEEP_SECONDS = 1.0  # between two looks for connections whose time is up
 MAX_PIPELINED = 16  # requests answered in a row before other connections have their turn
 MAX_DISCARDED_BYTES = 2**20  # received while a connection closes
 TURNS_PER_PASS = 4  # bodies that send a piece in one pass of the event loop
-
-METHOD_START = re.compile(rb"[A-Za-z]")
-BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 
 
 class State(enum.Enum):
@@ -106,8 +103,8 @@ class Connection(asyncio.BufferedProtocol):
     """One client's connection. It is also the stream that the body of a response is sent to."""
 
     __slots__ = (
-        *("blocked", "body", "buffer", "chunked", "client", "connections", "deadline", "discarded", "keep_alive"),
-        *("piece_bytes", "request", "request_body", "scanned", "socket", "state", "task", "transport"),
+        *("blocked", "body", "buffer", "chunked", "client", "connections", "deadline", "discarded", "half_closed"),
+        *("keep_alive", "piece_bytes", "request", "request_body", "scanned", "socket", "state", "task", "transport"),
     )
     transport: asyncio.Transport
 
@@ -122,6 +119,7 @@ class Connection(asyncio.BufferedProtocol):
         self.body: Body | None = None  # of the response that is being sent
         self.task: asyncio.Future[Response] | None = None  # that makes the response
         self.chunked = self.keep_alive = False
+        self.half_closed = False  # the client sends no more
         self.blocked = False  # whether something of ours waits for the socket
 
     # Called by the event loop.
@@ -159,10 +157,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         """Answer a client that sends no more; a stream without end is for those who keep their side open."""
-        self.keep_alive = False
-        if self.state is not State.RESPONDING or self.socket is None:
+        self.half_closed = True
+        if self.socket is None or (self.body and self.body.length is None):
             return False
-        return self.body is None or self.body.length is not None
+        return self.state is State.RESPONDING or (self.state is State.IDLE and bool(self.buffer))
 
     def pause_writing(self) -> None:
         self.blocked = True
@@ -195,13 +193,22 @@ class Connection(asyncio.BufferedProtocol):
                 self.refuse(error)
                 return
             if not complete:
-                self.transport.resume_reading()
+                self.wait_for_more()
                 return
             self.handle()
-            if self.state is not State.IDLE or not self.buffer:
+            if self.state is not State.IDLE:
+                return
+            if not self.buffer:
+                self.wait_for_more()
                 return
         self.transport.pause_reading()
         self.connections.take_turn(self.advance_if_idle)
+
+    def wait_for_more(self) -> None:
+        if self.half_closed:
+            self.close()
+        else:
+            self.transport.resume_reading()
 
     def read_head(self) -> bool:
         """Take a head off the buffer; return whether a request is complete with it. Raises BadRequest."""
@@ -212,12 +219,13 @@ class Connection(asyncio.BufferedProtocol):
                 return False
             self.scanned = 0
         end = self.buffer.find(b"\r\n\r\n", self.scanned)
-        if end > MAX_HEAD_BYTES or (end < 0 and len(self.buffer) > MAX_HEAD_BYTES):
-            line = self.buffer.find(b"\r\n", 0, MAX_TARGET_BYTES + 32)
-            raise BadRequest(414 if line < 0 else 431, f"the head is longer than {MAX_HEAD_BYTES} bytes")
-        if end < 0:
+        if end < 0 and len(self.buffer) <= MAX_HEAD_BYTES + 3:
             self.wait_for_head()
             return False
+        if end < 0 or end > MAX_HEAD_BYTES:
+            check_beginning(self.buffer[:MAX_HEAD_BYTES])
+            line = self.buffer.find(b"\r\n", 0, MAX_TARGET_BYTES + 32)
+            raise BadRequest(414 if line < 0 else 431, f"the head is longer than {MAX_HEAD_BYTES} bytes")
         parse = parse_repeated_head if end <= MAX_REPEATED_BYTES else parse_head
         self.request = parse(self.buffer[:end])
         self.buffer = self.buffer[end + 4 :]
@@ -225,10 +233,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def wait_for_head(self) -> None:
         """Wait for the rest of a head. Raises BadRequest if it can be none."""
-        if BARE_LINE_FEED.search(self.buffer, self.scanned):
-            raise BadRequest(400, "lines end in CRLF (RFC 9112, 2.2)")
-        if not METHOD_START.match(self.buffer):
-            raise BadRequest(400, "that is no HTTP")
+        check_beginning(self.buffer, self.scanned)
         self.scanned = max(0, len(self.buffer) - 3)
         if self.state is State.IDLE:
             self.state, self.deadline = State.HEAD, self.connections.loop.time() + HEAD_SECONDS
