@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 import requests
-
 from echo.datafile import SMALL
+
 from support import Program, free_port, need, running, wait_until
 
 FIVE_DIGITS = re.compile(rb"(?:[0-9]{5}\n)*")
