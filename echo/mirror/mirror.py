@@ -104,22 +104,27 @@ class Mirror:
         name, start = (copy.name, copy.last_line()) if copy else (None, 0)
         try:
             with self._upstream.ask(session, name, start) as response:
-                head = Head.of(response, name)
                 self._publish(via=self._upstream.via(response))
-                if not copy:
-                    copy = self._begin(head.name)
-                    if copy.size:
-                        return  # ask again, from where it ends
-                before = copy.size
-                if not self._take(response, head, copy):
-                    return
+                if copy and response.status_code == 416:
+                    before, live = -1, True
+                else:
+                    head = Head.of(response, name)
+                    if not copy:
+                        copy = self._begin(head.name)
+                        if copy.size:
+                            return  # ask again, from where it ends
+                    before, live = copy.size, head.live
+                    if not self._take(response, head, copy):
+                        return
             successor = self._upstream.successor(session, copy.name, copy.size)
         except SegmentGone:
             self._leave()
             return
         if successor:
             self._begin(successor)
-        elif not head.live:
+        elif before == -1:
+            raise UpstreamError("has less than this mirror: waiting for it")
+        elif not live:
             self._reload.wait(max(WHOLE_PAUSE, time.monotonic() - started))
         elif copy.size == before:
             raise UpstreamError("it ends the range, and brings nothing")
@@ -147,8 +152,6 @@ class Mirror:
             return False
         finally:
             copy.forget_torn()
-        if position < copy.size:
-            raise UpstreamError("has less than this mirror: waiting for it")
         return True
 
     def _append(self, copy: Copy, block: bytes, head: Head) -> None:

@@ -85,21 +85,18 @@ class Upstream:
 
     @contextlib.contextmanager
     def ask(
-        self, session: requests.Session, name: SegmentName | None, start: int | None
+        self, session: requests.Session, name: SegmentName | None, start: int, stop: int = BEYOND
     ) -> Iterator[requests.Response]:
-        """Ask for all from a position on, in a segment or the current one; without a position, for the head alone.
+        """Ask for a range of a segment, or of the current one; by default for all that comes.
 
         Raises SegmentGone, UpstreamError, OSError, ValueError or one of urllib3's errors.
         """
-        headers = {"Accept": "text/plain", "Accept-Encoding": "identity"}
+        headers = {"Accept": "text/plain", "Accept-Encoding": "identity", "Range": f"bytes={start}-{stop}"}
         if self.token:
             headers["Authorization"] = f"Bearer {read_token(self.token)}"
-        if start is not None:
-            headers["Range"] = f"bytes={start}-{BEYOND}"
         url = f"{self.url.rstrip('/')}/{name}" if name else self.url
         options: dict[str, Any] = {"allow_redirects": False, "timeout": (CONNECT_SECONDS, SILENCE_SECONDS)}
-        method = "GET" if start is not None else "HEAD"
-        with session.request(method, url, headers=headers, stream=True, **options) as response:
+        with session.get(url, headers=headers, stream=True, **options) as response:
             self.via(response)
             if name and response.status_code in (404, 410):
                 raise SegmentGone
@@ -107,15 +104,16 @@ class Upstream:
             yield response
 
     def successor(self, session: requests.Session, name: SegmentName, size: int) -> SegmentName | None:
-        """Return the next segment, once this one is finished and these are all of its bytes. Raises as `ask` does.
+        """Return the next segment, once this one is finished and has no more bytes than these. Raises as `ask` does.
 
-        The head of an answer may be cut short, so a gap is accepted only if the length is right.
+        Asks for one byte, because that shows that the head was not cut short.
         """
-        with self.ask(session, name, None) as response:
+        with self.ask(session, name, 0, 0) as response:
+            length = response.headers.get("Content-Range" if response.status_code == 206 else "Content-Length", "")
             link = re.search(r'<([^>]*)>\s*;\s*rel="?next"?', response.headers.get("Link", ""))
-            found = parse(link[1].rpartition("/")[2]) if link else None
-            complete = found == (name.stream, name.base + size) or response.headers.get("Content-Length") == str(size)
-            return found if complete else None
+            match = re.fullmatch("(?:bytes 0-0/)?([0-9]{1,16})", length)
+            complete = match and int(match[1]) <= size and response.raw.read1(1)
+            return parse(link[1].rpartition("/")[2]) if link and complete else None
 
 
 def check(response: requests.Response) -> None:
@@ -128,9 +126,7 @@ def check(response: requests.Response) -> None:
         raise UpstreamError(f"503: {''.join(filter(str.isprintable, words)) or 'it is not ready'}")
     if 300 <= status < 400:
         raise UpstreamError(f"{status}: it is elsewhere, and redirects are not followed: give the echo's own address")
-    if status == 416:
-        raise UpstreamError("416: it has less than this mirror: waiting for it")
-    if status not in (200, 206):
+    if status not in (200, 206, 416):
         raise UpstreamError(f"{status}: that is no echo's /data")
 
 
