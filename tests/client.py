@@ -1,8 +1,8 @@
 """client.py SECONDS WORKERS URL...: every so many seconds GET the next URL, each time on a new connection.
 
 So many workers share in it, so that one slow answer holds up no other. From the first answer on it prints every
-failure, and now and then how many requests there were. It is a failure, too, when a generation's bytes are not those
-that were served of it before: by the same replica, which adds to them, or by another, which may be behind.
+failure, and now and then how many requests there were. It is a failure, too, when a segment's bytes are not
+those that were served of it before: by the same replica, which adds to them, or by another, which may be behind.
 """
 
 import functools
@@ -19,8 +19,8 @@ urls = [urllib.parse.urlsplit(url) for url in sys.argv[3:]]
 turns = itertools.count()
 begun = time.monotonic()
 lock = threading.Lock()
-served: dict[tuple[str, str], bytes] = {}  # by replica and generation
-longest: dict[str, bytes] = {}  # by generation
+served: dict[tuple[str, str], bytes] = {}  # by replica and segment
+longest: dict[str, bytes] = {}  # by segment
 requests, first, slowest = 0, 0.0, 0.0
 
 
@@ -46,19 +46,19 @@ def ask(address: str, url: urllib.parse.SplitResult) -> None:
     if not body.endswith(b"\n"):
         raise ValueError(f"not whole lines: {body[-200:]!r}")
     if etag := response.headers["ETag"]:
-        generation = etag.partition("-")[0]
-        compare((response.headers["Via"] or url.netloc, generation), body, before)
+        segment = etag.strip('"').rpartition("-")[0]
+        compare((response.headers["Via"] or url.netloc, segment), body, before)
 
 
 def compare(key: tuple[str, str], body: bytes, before: dict[tuple[str, str], bytes]) -> None:
-    replica, generation = key
+    replica, segment = key
     if not body.startswith(before.get(key, b"")):
-        raise ValueError(f"{replica}: generation {generation} was {before[key]!r} and is {body!r}")
+        raise ValueError(f"{replica}: segment {segment} was {before[key]!r} and is {body!r}")
     with lock:
-        short, long = sorted((longest.get(generation, b""), body), key=len)
+        short, long = sorted((longest.get(segment, b""), body), key=len)
         if not long.startswith(short):
-            raise ValueError(f"{replica}: generation {generation} is {body!r} and elsewhere {longest[generation]!r}")
-        longest[generation] = long
+            raise ValueError(f"{replica}: segment {segment} is {body!r} and elsewhere {longest[segment]!r}")
+        longest[segment] = long
         served[key] = max(served.get(key, b""), body, key=len)
 
 

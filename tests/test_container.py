@@ -44,13 +44,13 @@ def test_supervisorctl_works_by_docker_exec(options: list[str]) -> None:
 def test_it_does_not_run_as_root() -> None:
     with container() as app:
         app.running()
-        assert {line.split()[0] for line in app.run("ps", "-e", "-o", "uid=").splitlines()} == {"1000"}
+        assert {line.split()[0] for line in app.run("ps", "-e", "-o", "uid=").splitlines()} == {"10001"}
 
 
 def test_a_mounted_folder_has_the_file(tmp_path: Path) -> None:
     """`docker run -v "$PWD":/data` leaves the numbers in that folder, and they go on in the next run."""
     tmp_path.chmod(0o775)
-    user = f"{os.getuid() or 1000}:0"  # root's folder is its group's too, and so the image's own user may write
+    user = f"{os.getuid() or 10001}:0"  # root's folder is its group's too, and so the image's own user may write
     for runs in (1, 2):
         with container("--user", user, "--volume", f"{tmp_path}:/data") as app:
             app.said("writing numbers")
@@ -61,7 +61,7 @@ def test_a_mounted_folder_has_the_file(tmp_path: Path) -> None:
 
 
 def test_another_user_id_of_group_0_goes_on_with_the_same_volume(options: list[str]) -> None:
-    for user in ("1000:0", "123456:0"):
+    for user in ("10001:0", "123456:0"):
         with container(*options, "--user", user) as app:
             app.running()
             app.signal("TERM")

@@ -55,7 +55,7 @@ def test_they_work_together_with_everything_taken_away_that_can_be() -> None:
     """As different users of group 0; signals reach the programs, which are PID 1; each is healthy."""
     with engine.volume() as volume:
         quick = ("--health-interval", "1s", "--env", "GENERATOR_INTERVAL=0.1", "--volume", f"{volume}:/data")
-        for user in ("1000:0", "123456:0"):  # each goes on with the other one's file
+        for user in ("10001:0", "123456:0"):  # each goes on with the other one's file
             options = (*quick, *engine.HARDENED, "--user", user)
             with (
                 engine.container(*options, of=engine.part("generator")) as generator,
