@@ -74,12 +74,19 @@ class Notifier:
     def _check(self) -> None:
         """Refresh, and see whether inotify reported what there was to see."""
         reported = self._read() or self._due
-        if self._refresh() and not reported and not self._read():
-            self._missed += 1
+        if self._refresh() and not reported:
+            if self._read():  # it did, or something came since
+                self._schedule()
+            else:
+                self._missed += 1
 
     def _notified(self) -> None:
+        if self._read():
+            self._schedule()
+
+    def _schedule(self) -> None:
         """Refresh at once, but not all the time."""
-        if self._read() and not self._due:
+        if not self._due:
             loop = asyncio.get_running_loop()
             self._due = loop.call_at(max(self._refreshed + PAUSE_SECONDS, loop.time()), self._refresh)
 
