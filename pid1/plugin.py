@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -91,20 +92,27 @@ class Pid1:
         self.supervisord.stop_groups = []
         self.stop_began = self.now()
 
-    def stop_in_turn(self, now: float) -> None:
-        """Stop what nothing depends on any more. One deadline for all: no program may take the time of the others."""
+    def stop_in_turn(self, now: float) -> float:
+        """Stop what nothing depends on any more; returns the seconds until the next turn.
+
+        One deadline for all: each turn has its share of it, and no program can use up the time of the others.
+        """
         everyone = self.supervised()
         graph = {each.settings.program: [need.program for need in each.settings.depends_on] for each in everyone}
         turns = stop_turns({name: [need for need in needs if need in graph] for name, needs in graph.items()})
         deadline = max((each.process.config.stopwaitsecs for each in everyone), default=0)
         left = self.stop_began + deadline - now
         share = deadline / (max(turns.values(), default=0) + 1)
+        waits = [math.inf]
         for each in everyone:
             free = all(other.process.state in STOPPED_STATES for other in self.dependants(each))
-            late = now >= self.stop_began + turns[each.settings.program] * share
-            if each.process.state in RUNNING_STATES and (free or late):
+            wait = self.stop_began + turns[each.settings.program] * share - now
+            if each.process.state in RUNNING_STATES and (free or wait <= 0):
                 each.process.stop()
                 each.process.delay = min(each.process.delay, time.time() + left)
+            elif each.process.state in RUNNING_STATES:
+                waits.append(wait)
+        return min(waits)
 
     # The loop
 
@@ -112,10 +120,10 @@ class Pid1:
         """Wait for the next pass: not at all if the last one changed something, else for a signal or the next timer."""
         now = self.now()
         self.forward_held()
-        if self.supervisord.stopping:
-            self.stop_in_turn(now)
         everyone = self.supervised()
         due = [each.turn(now) for each in everyone]
+        if self.supervisord.stopping:
+            due.append(self.stop_in_turn(now))
         due += [each.process.delay - time.time() for each in everyone if each.process.state in TIMED]
         if self.settings.metrics and self.stale:
             self.stale = False

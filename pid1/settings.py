@@ -7,7 +7,7 @@ import re
 import shlex
 import signal
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, FrozenSet, Iterable, Mapping, Tuple
+from typing import Any, Callable, Iterable, Mapping
 from urllib.parse import urlsplit
 
 from supervisor.datatypes import boolean, list_of_exitcodes, list_of_strings
@@ -31,7 +31,7 @@ class Dependency:
 class PluginSettings:
     """The keys of [rpcinterface:pid1]."""
 
-    forward: FrozenSet[signal.Signals] = frozenset()
+    forward: frozenset[signal.Signals] = frozenset()
     log_format: str = "text"
     log_time: bool = False
     metrics: str = ""
@@ -42,7 +42,7 @@ class ProgramSettings:
     """The plugin's keys in the section of a program; times are in seconds."""
 
     program: str
-    depends_on: Tuple[Dependency, ...] = ()
+    depends_on: tuple[Dependency, ...] = ()
     ready: str = ""
     ready_timeout: float = 60.0
     alive: str = ""
@@ -51,8 +51,8 @@ class ProgramSettings:
     env_file: str = ""
     restart_delay: float = 0.5
     restart_delay_max: float = 30.0
-    give_up_on: FrozenSet[int] = frozenset()
-    relayed: Tuple[Tuple[str, int], ...] = ()  # channel and the descriptor that its lines go to
+    give_up_on: frozenset[int] = frozenset()
+    relayed: tuple[tuple[str, int], ...] = ()  # channel and the descriptor that its lines go to
 
 
 def dependencies(text: str) -> tuple[Dependency, ...]:
@@ -103,13 +103,13 @@ def log_format(text: str) -> str:
     return text
 
 
-PLUGIN: Dict[str, Callable[[str], Any]] = {
+PLUGIN: dict[str, Callable[[str], Any]] = {
     "forward": signals,
     "log_format": log_format,
     "log_time": boolean,
     "metrics": str,
 }
-PROGRAM: Dict[str, Callable[[str], Any]] = {
+PROGRAM: dict[str, Callable[[str], Any]] = {
     "depends_on": dependencies,
     "ready": target,
     "ready_timeout": seconds,
@@ -151,7 +151,7 @@ def refuse_misspelt(keys: Iterable[str]) -> None:
 
 
 def read_env_file(path: str) -> dict[str, str]:
-    """Read lines of KEY=VALUE with shell quotes and # comments. Raises OSError, or ValueError with the line's number."""
+    """Read lines of KEY=VALUE with shell quotes and # comments. Raises OSError, or ValueError with the line number."""
     values = {}
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, 1):

@@ -57,11 +57,11 @@ class Supervised:
 
     def transition(self) -> None:
         """supervisord asks once a pass; it knows when to kill, but not when to start."""
+        running = self.plugin.options.mood == SupervisorStates.RUNNING
         if self.process.state not in (ProcessStates.STOPPED, ProcessStates.EXITED, ProcessStates.BACKOFF):
             self.stock_transition()
-        elif self.plugin.options.mood == SupervisorStates.RUNNING:
-            if self.program.may_start(self.plugin.now()) and not self.plugin.unmet(self):
-                self.process.spawn()
+        elif running and self.program.may_start(self.plugin.now()) and not self.plugin.unmet(self):
+            self.process.spawn()
 
     def get_execv_args(self) -> Any:
         """supervisord asks right before it forks. Raises BadCommand."""
