@@ -21,8 +21,8 @@ def main() -> NoReturn:
 
     The kernel drops signals to a PID 1 that has no handler, and kills any other process that has none.
     """
-    here = os.path.dirname(os.path.abspath(sys.argv[0]))
-    found = shutil.which("supervisord", path=os.pathsep.join([here, os.environ.get("PATH", os.defpath)]))
+    beside = [os.path.dirname(os.path.abspath(path)) for path in (sys.executable, sys.argv[0])]
+    found = shutil.which("supervisord", path=os.pathsep.join([*beside, os.environ.get("PATH", os.defpath)]))
     conf = conf_path(sys.argv[1:])
     if not found:
         fail("cannot find supervisord: install it (pip install supervisor) or add it to PATH", 127)
