@@ -32,6 +32,12 @@ supervisor.ctl_factory = pid1:make_control
 [rpcinterface:pid1]
 supervisor.rpcinterface_factory = pid1:make_plugin
 """
+SLEEP = "exec sleep 1000"
+
+
+def program(name: str, script: str, *keys: str) -> str:
+    """The section of a program that is a shell script."""
+    return "\n".join([f"[program:{name}]", f"command = sh -c '{script}'", *keys, ""])
 
 
 class Supervisord:
@@ -88,6 +94,11 @@ class Supervisord:
     def stop(self, number: signal.Signals = signal.SIGTERM, within: float = 20) -> int:
         self.process.signal(number)
         return self.process.ended(within)
+
+
+def order(run: Supervisord) -> list[str]:
+    """The programs in the order of their starts."""
+    return [line.split("'")[1] for line in run.process.lines if "spawned: " in line]
 
 
 def command(python: str, folder: Path) -> list[str]:

@@ -2,16 +2,14 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from supervisord import SLEEP, order, program, supervising
 from support import free_port, wait_until
-from supervisord import Supervisord, supervising
-from test_pid1_order import SLEEP, order, program
 
 BEAT = "while :; do date >{folder}/beat; sleep 0.1; done"
 SERVER = "exec {python} -m http.server {port} --bind 127.0.0.1"
@@ -29,7 +27,7 @@ def is_running(pid: int) -> bool:
     ("alive", "script"),
     [
         ("{folder}/beat", BEAT),
-        ("exec:test -n \"$(find {folder}/beat -newermt -0.5sec)\"", BEAT),
+        ('exec:test -n "$(find {folder}/beat -newermt -0.5sec)"', BEAT),
         ("http://127.0.0.1:{port}/", SERVER),
         ("tcp://127.0.0.1:{port}", "exec {python} {folder}/server.py {port}"),
     ],
@@ -231,7 +229,9 @@ def test_an_env_file_is_the_programs_and_nobody_elses(tmp_path: Path, python: st
         assert "a b" not in str(run.call("supervisor.getAllConfigInfo")) + run.control("status")
 
 
-@pytest.mark.parametrize(("text", "why"), [(None, "No such file or directory"), ("A=1\nB C\n", "line 2 is not KEY=VALUE")])
+@pytest.mark.parametrize(
+    ("text", "why"), [(None, "No such file or directory"), ("A=1\nB C\n", "line 2 is not KEY=VALUE")]
+)
 def test_an_env_file_that_cannot_be_read_is_refused(tmp_path: Path, python: str, text: str | None, why: str) -> None:
     if text:
         (tmp_path / "env").write_text(text)

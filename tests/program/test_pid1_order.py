@@ -8,25 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from supervisord import SLEEP, Supervisord, order, program, supervising
 from support import free_port, wait_until
-from supervisord import Supervisord, supervising
-
-SLEEP = "exec sleep 1000"
-
-
-def program(name: str, script: str, *keys: str) -> str:
-    return "\n".join([f"[program:{name}]", f"command = sh -c '{script}'", *keys, ""])
-
 
 CHAIN = (
     program("web", f"echo web; {SLEEP}", "depends_on = db:ready, migrate:exited")
     + program("migrate", "echo migrated", "depends_on = db:ready", "autorestart = false")
     + program("db", f"read -t 0.3 x </dev/zero; sleep 0.3; echo listening; {SLEEP}", "ready = log:^listening$")
 )
-
-
-def order(run: Supervisord) -> list[str]:
-    return [line.split("'")[1] for line in run.process.lines if "spawned: " in line]
 
 
 def test_a_chain_starts_in_order_of_readiness(tmp_path: Path, python: str) -> None:
@@ -44,7 +33,7 @@ def test_a_chain_starts_in_order_of_readiness(tmp_path: Path, python: str) -> No
         ("exec:test -f {folder}/ready", "sleep 0.2; echo 1 >{folder}/ready"),
         ("http://127.0.0.1:{port}/", "exec {python} -m http.server {port} --bind 127.0.0.1"),
         ("tcp://localhost:{port}", "exec {python} -m http.server {port} --bind 127.0.0.1"),
-        ("notify", 'exec {python} {folder}/notify.py'),
+        ("notify", "exec {python} {folder}/notify.py"),
     ],
     ids=["file", "exec", "http", "tcp", "notify"],
 )

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from supervisord import HEAD, SLEEP, Supervisord, command, kill_descendants, program, supervising
 from support import ROOT, wait_until
-from supervisord import HEAD, Supervisord, command, kill_descendants, supervising
-from test_pid1_order import SLEEP, program
 
 WRITER = """
 import sys
@@ -142,7 +141,10 @@ def test_json_lines_with_time_for_programs_and_supervisord(tmp_path: Path, pytho
     with supervising(tmp_path, conf, python) as run:
         assert run.process.ended() == 0
         rows = [json.loads(line) for line in run.process.lines]
-    assert [(row["stream"], row["message"]) for row in rows if row["program"] == "w"] == [("stdout", 'a "b"'), ("stderr", "c")]
+    assert [(row["stream"], row["message"]) for row in rows if row["program"] == "w"] == [
+        ("stdout", 'a "b"'),
+        ("stderr", "c"),
+    ]
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", row["time"]) for row in rows)
     assert {row["level"] for row in rows if row["program"] == "supervisord"} <= {"INFO", "WARN", "CRIT"}
 
@@ -163,7 +165,12 @@ def test_the_first_line_has_the_same_format_as_the_others(tmp_path: Path, python
 
 @pytest.mark.parametrize("target", ["/dev/stdout", "/dev/fd/1", "AUTO"])
 def test_the_usual_ways_to_log_to_stdout_get_names(tmp_path: Path, python: str, target: str) -> None:
-    keys = (f"stdout_logfile = {target}", "stdout_logfile_maxbytes = 0", "redirect_stderr = true", "autorestart = false")
+    keys = (
+        f"stdout_logfile = {target}",
+        "stdout_logfile_maxbytes = 0",
+        "redirect_stderr = true",
+        "autorestart = false",
+    )
     with supervising(tmp_path, program("w", "echo a; echo b >&2", *keys), python) as run:
         assert run.process.ended() == 0
         assert run.lines("w") == ["a", "b"]
