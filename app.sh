@@ -56,4 +56,8 @@ case ${GENERATOR_COUNT:-0} in
 esac
 export APPCOUP_RESTART
 
-exec python -m pid1 -c "$here/supervisord.conf"
+# pid1 blocks signals, so that none is lost before supervisord has its handlers. Until Python runs, the kernel drops
+# those to a PID 1 without handlers, so in a container they are blocked already here.
+set -- python -m pid1 -c "$here/supervisord.conf"
+[ $$ -ne 1 ] || set -- env --block-signal=TERM --block-signal=INT --block-signal=QUIT --block-signal=HUP --block-signal=USR1 --block-signal=USR2 "$@"
+exec "$@"

@@ -245,8 +245,9 @@ class Pid1:
 
 
 def caught_signals(pid: int) -> set[int]:
-    """The signals that a process has handlers for."""
+    """The signals that a process has handlers for, or has blocked because it waits for them."""
     mask = 0
     with suppress(OSError), open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
-        mask = int(file.read().partition("\nSigCgt:")[2].split()[0], 16)
+        text = file.read()
+        mask = int(text.partition("\nSigCgt:")[2].split()[0], 16) | int(text.partition("\nSigBlk:")[2].split()[0], 16)
     return {number for number in range(1, 65) if mask >> (number - 1) & 1}

@@ -249,7 +249,7 @@ def test_fifty_programs_start_and_stop(tmp_path: Path, python: str) -> None:
     needs = ["", *(f"depends_on = p{number}:started" if number % 10 == 0 else "" for number in range(49))]
     conf = "".join(program(name, SLEEP, key, "startsecs = 0") for name, key in zip(names, needs, strict=True))
     with supervising(tmp_path, conf, python) as run:
-        run.until(**dict.fromkeys(names, "ready"))
+        wait_until(lambda: {*run.states().values()} == {"ready"})
         assert run.stop(within=5) == 0
 
 

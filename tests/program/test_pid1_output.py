@@ -1,4 +1,4 @@
-"""The log of programs and supervisord: nothing lost while somebody reads, whole lines dropped and counted if nobody does."""
+"""The log: nothing is lost while somebody reads, and whole lines are dropped and counted if nobody does."""
 
 import json
 import re

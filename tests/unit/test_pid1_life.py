@@ -1,9 +1,11 @@
 """The life of programs under supervisord's own process classes, with a fake clock: exact times, nothing waits."""
 
-import pytest
-from fake_supervisord import FakeSupervisord, Make, supervise
+import itertools
 
-__all__ = ["supervise"]
+import pytest
+
+from fake_supervisord import FakeSupervisord, Make
+
 WEB = {"depends_on": "db:ready"}
 
 
@@ -42,7 +44,7 @@ def test_failed_starts_double_the_delay_to_its_cap(supervise: Make) -> None:
         times.append(run.clock.now)
         run.end("web", 1)
         run.run(0)
-    pauses = [round(later - time, 1) for time, later in zip(times, times[1:], strict=False)]
+    pauses = [round(later - time, 1) for time, later in itertools.pairwise(times)]
     assert pauses == [0.5, 1, 2, 4, 8, 16, 30, 30]
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pid1.__main__ import conf_path
 from pid1.checks import FileCheck, Watch
+from pid1.launch import conf_path
 from pid1.order import stop_turns
 from pid1.output import BUFFER_BYTES, PATIENCE_SECONDS, Format, Stream
 from pid1.settings import PROGRAM, parse, read_env_file

@@ -1,16 +1,14 @@
-"""supervisord's own process and configuration classes on fake system calls and a fake clock: its loop, without waiting."""
+"""supervisord's own process classes on fake system calls and a fake clock: its loop, without waiting."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import pytest
-from supervisor import events, process
+from supervisor import events
 from supervisor.datatypes import RestartUnconditionally, RestartWhenExitUnexpected
 from supervisor.options import ProcessConfig, ProcessGroupConfig
 from supervisor.states import STOPPED_STATES, SupervisorStates
 
-from pid1 import plugin as plugin_module
 from pid1.output import Format, Output
 from pid1.plugin import Pid1
 from pid1.settings import PROGRAM, PluginSettings, ProgramSettings, parse
@@ -35,6 +33,8 @@ class Clock:
 class Quiet:
     """Stands for a logger, a poller or a receiver of signals: takes every call."""
 
+    poll: Callable[[float], tuple[list[int], list[int]]]
+
     def __init__(self) -> None:
         self.calls: list[str] = []
 
@@ -57,7 +57,7 @@ class FakeOptions:
         self.sockets: dict[int, Any] = {}
 
     def poll(self, timeout: float) -> tuple[list[int], list[int]]:
-        self.clock.now += timeout
+        self.clock.now += timeout + 1e-4  # a pass takes time
         return [], []
 
     def fork(self) -> int:
@@ -109,6 +109,7 @@ class FakeSupervisord:
     def end(self, name: str, status: int) -> None:
         """The process ends: with a status, or -N by signal N."""
         self.options.ended.append((self.process(name).pid, -status if status < 0 else status << 8))
+        self.plugin.again = True  # as SIGCHLD would
 
     def turn(self, until: float) -> None:
         """One pass of supervisord's loop, in its order; its poll advances the clock."""
@@ -137,24 +138,3 @@ class FakeSupervisord:
 
 
 Make = Callable[..., FakeSupervisord]
-
-
-@pytest.fixture
-def supervise(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    """Make one; its programs are the keyword arguments."""
-    clock = Clock()
-    monkeypatch.setattr(process.time, "time", clock.time)
-    monkeypatch.setattr(plugin_module.time, "monotonic", clock.time)
-    made: list[FakeSupervisord] = []
-
-    def make(**programs: dict[str, Any]) -> FakeSupervisord:
-        made.append(FakeSupervisord(clock, **programs))
-        return made[-1]
-
-    yield make
-    monkeypatch.undo()
-    for each in made:
-        each.plugin.output.streams.clear()
-        each.plugin.verdict, each.plugin.status = "", 0
-        each.plugin.close_logger()
-    events.clear()
