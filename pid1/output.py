@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import fcntl
 import json
 import os
 import select
+import stat
 import time
+from contextlib import suppress
 from typing import Any
 
 from supervisor import loggers
@@ -18,11 +21,18 @@ PATIENCE_SECONDS = 5.0  # lines are dropped once nobody has read for so long
 FLUSH_SECONDS = 1.0  # at the end
 
 
+F_SETPIPE_SZ = 1031  # of Linux; fcntl has it since Python 3.10
+
+
 class Stream:
     """A buffer of whole lines before a file descriptor."""
 
     def __init__(self, fd: int, format: Format) -> None:
-        self.fd, self.format = fd, format
+        self.fd, self.format, self.most = fd, format, select.PIPE_BUF  # bytes of one write
+        if stat.S_ISFIFO(os.fstat(fd).st_mode):
+            with suppress(OSError):  # a pipe of another user; never a flag on fd itself: others may share it
+                fcntl.fcntl(fd, F_SETPIPE_SZ, BUFFER_BYTES)
+                self.fd, self.most = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK), BUFFER_BYTES
         self.buffer = bytearray()
         self.read_at = 0.0  # monotonic: when the buffer was empty, or somebody read
         self.dropping = False
@@ -31,19 +41,21 @@ class Stream:
     def full(self) -> bool:
         return len(self.buffer) >= BUFFER_BYTES and not self.dropping
 
-    def add(self, lines: bytes) -> None:
+    def add(self, lines: bytes | bytearray) -> None:
         if self.dropping:
             self.dropped += lines.count(b"\n")
         else:
             self.buffer += lines
 
     def drain(self, now: float) -> None:
-        """Write what can be written without waiting: PIPE_BUF bytes, whenever poll says that some can be."""
+        """Write what can be written without waiting. PIPE_BUF bytes never block where select says that some can be."""
         if not self.buffer:
             self.read_at = now
-        while self.buffer and select.select([], [self.fd], [], 0)[1]:
+        while self.buffer and (self.most > select.PIPE_BUF or select.select([], [self.fd], [], 0)[1]):
             try:
-                del self.buffer[: os.write(self.fd, self.buffer[: select.PIPE_BUF])]
+                with memoryview(self.buffer) as view:
+                    written = os.write(self.fd, view[: self.most])
+                del self.buffer[:written]
             except BlockingIOError:
                 break
             except OSError:  # the reader has gone, so nobody can be told either
@@ -72,13 +84,20 @@ class Format:
     def __init__(self, json: bool, time: bool) -> None:
         self.json, self.time = json, time
 
-    def lines(self, name: str, channel: str, data: bytes, level: str = "") -> bytes:
+    def lines(self, name: str, channel: str, data: bytes, level: str = "") -> bytes | bytearray:
         """`data` is whole lines."""
-        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        now = (
+            f"{datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='milliseconds')[:-6]}Z"
+            if self.time
+            else ""
+        )
         if not self.json:
-            prefix = f"{now + ' ' if self.time else ''}{name} | {level + ' ' if level else ''}".encode()
-            return prefix + data[:-1].replace(b"\n", b"\n" + prefix) + b"\n"
-        head = {**({"time": now} if self.time else {}), "program": name, "stream": channel}
+            prefix = f"{now + ' ' if now else ''}{name} | {level + ' ' if level else ''}".encode()
+            lines = bytearray(prefix)
+            lines += data.replace(b"\n", b"\n" + prefix)
+            del lines[-len(prefix) :]
+            return lines
+        head = {**({"time": now} if now else {}), "program": name, "stream": channel}
         head.update({"level": level} if level else {})
         texts = data[:-1].decode(errors="replace").split("\n")
         return "".join(json.dumps({**head, "message": text}, ensure_ascii=False) + "\n" for text in texts).encode()
@@ -138,12 +157,14 @@ class Relay(POutputDispatcher):
         super()._log(data)
         if self.childlog is not self.normallog or not data:
             return  # in capture mode
-        whole, newline, rest = (self.unfinished + data).rpartition(b"\n")
-        if len(rest) > MAX_LINE_BYTES:
-            whole, newline, rest = whole + newline + rest, b"\n", b""
-        self.unfinished = rest
-        if newline:
-            self.relay(whole + newline)
+        data = self.unfinished + data
+        end = data.rfind(b"\n") + 1
+        if len(data) - end > MAX_LINE_BYTES:
+            data += b"\n"
+            end = len(data)
+        self.unfinished = data[end:]
+        if end:
+            self.relay(data[:end])
 
     def relay(self, lines: bytes) -> None:
         if self.watch:

@@ -128,8 +128,6 @@ class Pid1:
         if self.settings.metrics and self.stale:
             self.stale = False
             self.write_metrics()
-        for stream in self.output.streams.values():
-            stream.drain(now)
         writable = [stream.fd for stream in self.output.pending()]
         timeout, self.again = 0 if self.again else max(0, min([timeout, *due])), False
         poller = self.options.poller
@@ -139,6 +137,8 @@ class Pid1:
         ready = self.stock_poll(timeout)
         for fd in writable:
             poller.unregister_writable(fd)
+        for stream in self.output.streams.values():
+            stream.drain(self.now())
         if self.reader in ready[0]:
             os.read(self.reader, 4096)
         return [fd for fd in ready[0] if fd != self.reader], [fd for fd in ready[1] if fd not in writable]

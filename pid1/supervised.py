@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
 import signal
+from contextlib import suppress
 from typing import Any
 
 from supervisor.datatypes import RestartUnconditionally, RestartWhenExitUnexpected
@@ -13,10 +15,11 @@ from supervisor.options import BadCommand, EventListenerConfig, decode_wait_stat
 from supervisor.states import ProcessStates, SupervisorStates
 
 from pid1.checks import LogCheck, NotifyCheck, Watch, make_watch
-from pid1.output import Relay
+from pid1.output import F_SETPIPE_SZ, Relay
 from pid1.program import RUNS, Event, Program, Restart, State
 from pid1.settings import read_env_file
 
+READ_BYTES = 2**17  # what supervisord reads at once: more in a pipe would be lost at the end of a program
 RESTARTS = {RestartUnconditionally: Restart.ALWAYS, RestartWhenExitUnexpected: Restart.UNEXPECTED}
 EVENTS = {
     ProcessStates.STARTING: Event.SPAWNED,
@@ -84,6 +87,8 @@ class Supervised:
                 relay = dispatchers[stock.fd] = Relay(process, stock.event_type, stock.fd)
                 relay.stream = self.plugin.output.streams.get(fd)
                 relay.watch = self.watch_lines
+                with suppress(OSError):
+                    fcntl.fcntl(stock.fd, F_SETPIPE_SZ, READ_BYTES)
         return dispatchers, pipes
 
     def watch_lines(self, lines: bytes) -> None:
