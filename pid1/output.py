@@ -86,11 +86,8 @@ class Format:
 
     def lines(self, name: str, channel: str, data: bytes, level: str = "") -> bytes | bytearray:
         """`data` is whole lines."""
-        now = (
-            f"{datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='milliseconds')[:-6]}Z"
-            if self.time
-            else ""
-        )
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")[:-6] + "Z"
+        now = now if self.time else ""
         if not self.json:
             prefix = f"{now + ' ' if now else ''}{name} | {level + ' ' if level else ''}".encode()
             lines = bytearray(prefix)

@@ -40,8 +40,6 @@ class Pid1:
         self.stale = True  # the file of metrics is
         self.reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(self.writer, warn_on_full_buffer=False)
-        for number in settings.forward:
-            signal.signal(number, self.options.signal_receiver.receive)
         self.stock_poll, self.options.poller.poll = self.options.poller.poll, self.poll
         self.stock = {name: getattr(self.options, name) for name in ("get_signal", "fork", "waitpid", "close_logger")}
         for name in self.stock:
@@ -63,6 +61,8 @@ class Pid1:
     def supervise(self, group: str) -> None:
         processes = self.supervisord.process_groups[group].processes
         self.groups[group] = [Supervised(process, self) for process in processes.values()]
+        for number in {number for each in self.groups[group] for number in each.settings.forward}:
+            signal.signal(number, self.options.signal_receiver.receive)
         self.again = self.stale = True
 
     def forget(self, group: str) -> None:
@@ -153,18 +153,18 @@ class Pid1:
         """The next signal for supervisord itself, which takes one a pass."""
         number = self.stock["get_signal"]()
         self.again |= number is not None
-        if number not in self.settings.forward:
+        if not any(number in each.settings.forward for each in self.supervised()):
             return number
         self.held.add(number)
         return None
 
     def forward_held(self) -> None:
-        """Forward signals, once no program is starting, to those with a handler: others would die."""
-        running = [each for each in self.supervised() if each.process.pid] if self.held else []
-        if any(each.process.state == ProcessStates.STARTING for each in running):
+        """Forward signals, once none of the receivers is starting: before its handlers stand it would die of them."""
+        receivers = [each for each in self.supervised() if each.process.pid and each.settings.forward & self.held]
+        if any(each.process.state == ProcessStates.STARTING for each in receivers):
             return
-        for each in running:
-            for number in self.held & caught_signals(each.process.pid):
+        for each in receivers:
+            for number in self.held & each.settings.forward:
                 self.options.logger.info(f"forwarding {signal.Signals(number).name} to {each.program.name}")
                 each.process.signal(number)
         self.held.clear()
@@ -242,12 +242,3 @@ class Pid1:
         if self.status:
             raise SystemExit(self.status)
         self.stock["close_logger"]()
-
-
-def caught_signals(pid: int) -> set[int]:
-    """The signals that a process has handlers for, or has blocked because it waits for them."""
-    mask = 0
-    with suppress(OSError), open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
-        text = file.read()
-        mask = int(text.partition("\nSigCgt:")[2].split()[0], 16) | int(text.partition("\nSigBlk:")[2].split()[0], 16)
-    return {number for number in range(1, 65) if mask >> (number - 1) & 1}

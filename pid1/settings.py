@@ -31,7 +31,6 @@ class Dependency:
 class PluginSettings:
     """The keys of [rpcinterface:pid1]."""
 
-    forward: frozenset[signal.Signals] = frozenset()
     log_format: str = "text"
     log_time: bool = False
     metrics: str = ""
@@ -52,6 +51,7 @@ class ProgramSettings:
     restart_delay: float = 0.5
     restart_delay_max: float = 30.0
     give_up_on: frozenset[int] = frozenset()
+    forward: frozenset[signal.Signals] = frozenset()
     relayed: tuple[tuple[str, int], ...] = ()  # channel and the descriptor that its lines go to
 
 
@@ -104,7 +104,6 @@ def log_format(text: str) -> str:
 
 
 PLUGIN: dict[str, Callable[[str], Any]] = {
-    "forward": signals,
     "log_format": log_format,
     "log_time": boolean,
     "metrics": str,
@@ -119,6 +118,7 @@ PROGRAM: dict[str, Callable[[str], Any]] = {
     "env_file": str,
     "restart_delay": seconds,
     "restart_delay_max": seconds,
+    "forward": signals,
     "give_up_on": lambda text: frozenset(list_of_exitcodes(text)),
 }
 

@@ -476,8 +476,8 @@ def test_without_reaping_the_hundred_orphans_stay_as_zombies(options: list[str],
 
 @pytest.mark.parametrize("how", ["supervisorctl", "HUP"])
 def test_reloads_leak_nothing(options: list[str], tmp_path: Path, how: str) -> None:
-    """Neither descriptors nor processes; with `forward` empty, SIGHUP is supervisord's own reload."""
-    with container(*options, *conf(tmp_path, ("forward = HUP USR1 USR2", "forward ="))) as app:
+    """Neither descriptors nor processes; without `forward`, SIGHUP is supervisord's own reload."""
+    with container(*options, *conf(tmp_path, ("forward = HUP USR1 USR2\n", ""))) as app:
         app.running()
         before = app.run("ls", "/proc/1/fd")
         for count in range(2, 7):

@@ -177,9 +177,9 @@ def test_status_and_metrics_tell_what_happens(tmp_path: Path, python: str) -> No
 CATCHER = 'trap "echo HUP" HUP; echo up; while :; do sleep 0.1; done'
 
 
-def test_a_signal_is_forwarded_only_to_those_that_catch_it(tmp_path: Path, python: str) -> None:
+def test_a_signal_is_forwarded_only_to_those_that_ask_for_it(tmp_path: Path, python: str) -> None:
     listener = "[eventlistener:l]\ncommand = sh -c 'echo READY; read x'\nevents = TICK_3600\n"
-    conf = "forward = HUP\n" + program("web", CATCHER) + program("side", SLEEP) + listener
+    conf = program("web", CATCHER, "forward = HUP") + program("side", SLEEP) + listener
     with supervising(tmp_path, conf, python) as run:
         pids = [run.pid(name) for name in ("web", "side", "l")]
         run.until(web="ready", side="ready", l="ready")

@@ -79,6 +79,9 @@ def test_a_failed_one_shot_fails_what_depends_on_it(tmp_path: Path, python: str)
         ("alive = log:x", "alive = log:x: give /FILE, http://"),
         ("ready_timeout = soon", "ready_timeout = soon: give seconds, more than 0"),
         ("depend_on = other:ready", "no setting is called depend_on: did you mean depends_on?"),
+        ("foward = HUP", "no setting is called foward: did you mean forward?"),
+        ("forward = NOPE", "forward = NOPE: SIGNOPE cannot be forwarded"),
+        ("forward = HUP TERM", "forward = HUP TERM: SIGTERM cannot be forwarded"),
         ("main = perhaps", "main = perhaps: not a valid boolean value"),
     ],
 )
@@ -92,10 +95,8 @@ def test_a_wrong_setting_of_a_program_is_refused(tmp_path: Path, python: str, ke
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ("foward = HUP", "no setting is called foward: there are forward, log_format, log_time, metrics"),
-        ("alive.web = /x 10", "no setting is called alive.web: there are forward"),
-        ("forward = NOPE", "forward = NOPE: SIGNOPE cannot be forwarded"),
-        ("forward = HUP TERM", "forward = HUP TERM: SIGTERM cannot be forwarded"),
+        ("log_fromat = json", "no setting is called log_fromat: there are log_format, log_time, metrics"),
+        ("alive.web = /x 10", "no setting is called alive.web: there are log_format, log_time, metrics"),
         ("log_format = xml", "log_format = xml: give text or json"),
     ],
 )
