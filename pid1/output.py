@@ -69,13 +69,17 @@ class Stream:
         if self.full() and now - self.read_at >= PATIENCE_SECONDS:
             self.dropping = True
 
-    def flush(self) -> None:
+    def close(self) -> None:
         """Wait for the reader, for a short time."""
-        end = time.monotonic() + FLUSH_SECONDS
-        self.drain(time.monotonic())
-        while self.buffer and not self.dropping and time.monotonic() < end:
-            select.select([], [self.fd], [], end - time.monotonic() if end > time.monotonic() else 0)
-            self.drain(time.monotonic())
+        now = time.monotonic()
+        end = now + FLUSH_SECONDS
+        self.drain(now)
+        while self.buffer and not self.dropping and now < end:
+            select.select([], [self.fd], [], end - now)
+            now = time.monotonic()
+            self.drain(now)
+        if self.most > select.PIPE_BUF:
+            os.close(self.fd)
 
 
 class Format:

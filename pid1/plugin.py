@@ -238,7 +238,7 @@ class Pid1:
             write = self.options.logger.critical if self.status else self.options.logger.info
             write(self.verdict)
         for stream in set(self.output.streams.values()):
-            stream.flush()
+            stream.close()
         if self.status:
             raise SystemExit(self.status)
         self.stock["close_logger"]()

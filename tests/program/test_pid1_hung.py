@@ -147,7 +147,7 @@ def test_a_killed_dependency_comes_back_and_others_go_on(tmp_path: Path, python:
 @pytest.mark.parametrize("how", ["reload", "HUP"])
 def test_a_reload_starts_in_order_again_and_leaks_nothing(tmp_path: Path, python: str, how: str) -> None:
     keys = ("depends_on = db:ready", "ready = notify", "ready_timeout = 60")
-    conf = program("web", SLEEP, *keys) + program("db", SLEEP, "ready = tcp://127.0.0.1:1")
+    conf = program("web", SLEEP, *keys) + program("db", SLEEP, "ready = /nowhere")
     with supervising(tmp_path, conf, python) as run:
         run.until(web="waiting", db="started")
         before = sorted(os.listdir(f"/proc/{run.process.pid}/fd"))
