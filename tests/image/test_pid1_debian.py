@@ -41,7 +41,8 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     for name, script in TOYS.items():
         (folder / "toys" / name).write_text(f"#!/bin/sh\n{script}\n")
     lines = [line for line in DOCKERFILE.splitlines() if not line.startswith(("FROM", "RUN apt-get", "CMD"))]
-    text = "\n".join(["ARG BASE", "FROM ${BASE}", "COPY pid1 /src/pid1", *lines, INSTALL, COMMAND, ""])
+    (command,) = re.findall("^CMD.*", DOCKERFILE, re.MULTILINE)
+    text = "\n".join(["ARG BASE", "FROM ${BASE}", "COPY pid1 /src/pid1", *lines, INSTALL, command, ""])
     (folder / "Dockerfile").write_text(text.replace("supervisor-pid1", "/src/pid1"))
     (folder / "supervisord.conf").write_text(EXAMPLE + CONTROL)
     image = build("pid1-foreign", folder)
