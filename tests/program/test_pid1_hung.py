@@ -150,12 +150,12 @@ def test_a_reload_starts_in_order_again_and_leaks_nothing(tmp_path: Path, python
     conf = program("web", SLEEP, *keys) + program("db", SLEEP, "ready = /nowhere")
     with supervising(tmp_path, conf, python) as run:
         run.until(web="waiting", db="started")
-        before = sorted(os.listdir(f"/proc/{run.process.pid}/fd"))
+        before = len(os.listdir(f"/proc/{run.process.pid}/fd"))
         for count in (2, 3):
             run.control("reload") if how == "reload" else run.process.signal(signal.SIGHUP)
             wait_until(lambda count=count: order(run).count("db") == count)  # type: ignore[misc]
             run.until(web="waiting", db="started")
-        wait_until(lambda: sorted(os.listdir(f"/proc/{run.process.pid}/fd")) == before)
+        wait_until(lambda: len(os.listdir(f"/proc/{run.process.pid}/fd")) <= before)
         assert run.stop() == 0
 
 
