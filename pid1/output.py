@@ -131,7 +131,9 @@ class LogHandler(loggers.Handler):
     def emit(self, record: Any) -> None:
         fields = record.asdict()
         data = fields["message"].encode("utf-8", "replace") + b"\n"
-        self.output.streams[1].add(self.output.format.lines("supervisord", "stdout", data, fields["levelname"]))
+        stream = self.output.streams[1]
+        stream.add(self.output.format.lines("supervisord", "stdout", data, fields["levelname"]))
+        stream.drain(time.monotonic())
 
     def flush(self) -> None:
         pass

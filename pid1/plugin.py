@@ -159,9 +159,9 @@ class Pid1:
         return None
 
     def forward_held(self) -> None:
-        """Forward signals, once none of the receivers is starting: before its handlers stand it would die of them."""
+        """Forward signals, once all receivers are ready: before its handlers stand it would die of them."""
         receivers = [each for each in self.supervised() if each.process.pid and each.settings.forward & self.held]
-        if any(each.process.state == ProcessStates.STARTING for each in receivers):
+        if any(each.program.state in (State.STARTING, State.STARTED) for each in receivers):
             return
         for each in receivers:
             for number in self.held & each.settings.forward:
@@ -239,6 +239,6 @@ class Pid1:
             write(self.verdict)
         for stream in set(self.output.streams.values()):
             stream.close()
-        if self.status:
-            raise SystemExit(self.status)
         self.stock["close_logger"]()
+        if self.options.mood == SupervisorStates.SHUTDOWN:
+            os._exit(self.status)  # supervisord has nothing left to do, and Python would take its time
