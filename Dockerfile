@@ -18,14 +18,15 @@ RUN pip install --no-cache-dir --root-user-action=ignore --require-hashes -r /ap
 
 # What runs, and no more.
 COPY app.sh health.sh supervisord.conf /app/
-COPY pid1 /app/pid1
+COPY pid1 /tmp/pid1
+RUN pip install --no-cache-dir --root-user-action=ignore --no-deps --no-build-isolation /tmp/pid1 && rm -r /tmp/pid1
 COPY generator /app/generator
 COPY echo /app/echo
 
 # The root file system may be read-only, and some bases come without Python's cache: what is imported at a start is
 # compiled now. And a check that it can start.
 RUN python -m compileall -q /app && PYTHONPATH=/app python -c "import supervisor.supervisord, supervisor.http, supervisor.web, \
-    supervisor.supervisorctl, pid1, generator.__main__, echo.__main__, echo.server, echo.mirror, prometheus_client"
+    supervisor.supervisorctl, pid1.hooks, generator.__main__, echo.__main__, echo.server, echo.mirror, prometheus_client"
 
 # supervisorctl finds supervisord.conf here.
 WORKDIR /app

@@ -49,8 +49,15 @@ esac
 export APPCOUP_ECHO
 printf '%s\n%s\n' "$APPCOUP_ECHO" "$GENERATOR_HEARTBEAT" >"$APPCOUP_RUN/alive"
 
-# The kernel drops signals to a PID 1 without handlers, so those that come before supervisord has its own
-# are blocked, that is kept, until the pid1 plugin lets them in.
-set -- supervisord -c "$here/supervisord.conf"
+# A generator with a count is done with status 0; without one it is restarted, whoever ended it.
+case ${GENERATOR_COUNT:-0} in
+    *[!0]*) APPCOUP_RESTART=unexpected ;;
+    *) APPCOUP_RESTART=true ;;
+esac
+export APPCOUP_RESTART
+
+# pid1 blocks signals, so that none is lost before supervisord has its handlers. Until Python runs, the kernel drops
+# those to a PID 1 without handlers, so in a container they are blocked already here.
+set -- python -m pid1 -c "$here/supervisord.conf"
 [ $$ -ne 1 ] || set -- env --block-signal=TERM --block-signal=INT --block-signal=QUIT --block-signal=HUP --block-signal=USR1 --block-signal=USR2 "$@"
 exec "$@"

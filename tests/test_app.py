@@ -73,6 +73,7 @@ def test_an_output_that_nobody_reads_does_not_keep_it_from_stopping(tmp_path: Pa
         "PYTHONPATH": str(ROOT),
         "GENERATOR_HEARTBEAT": str(tmp_path / "beat"),
         "APPCOUP_ECHO": "127.0.0.1:1",
+        "APPCOUP_RESTART": "true",
         "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}",
     }
     command = [f"{sys.prefix}/bin/supervisord", "-c", str(conf)]

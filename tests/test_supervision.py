@@ -267,7 +267,7 @@ def test_back_off_ends_within_50_ms_of_its_time(options: list[str], tmp_path: Pa
         log = app.timed_logs()
         exits = [time for time, line in log if "exited: generator" in line]
         spawns = [time for time, line in log if "spawned: 'generator'" in line]
-        late = [spawn - end - delay for delay, end, spawn in zip((1, 2, 3), exits, spawns[1:], strict=False)]
+        late = [spawn - end - delay for delay, end, spawn in zip((0.5, 1, 2), exits, spawns[1:], strict=False)]
         assert len(late) == 3
         assert all(seconds > -0.01 for seconds in late)
         assert statistics.median(late) < 0.05, late
@@ -277,7 +277,7 @@ def test_startsecs_0_is_no_hot_loop(options: list[str], tmp_path: Path) -> None:
     with container(*options, *conf(tmp_path, (GENERATOR, "command = false\nstartsecs = 0"))) as app:
         wait_until(lambda: app.logs().count("spawned: 'generator'") >= 4)
         spawns = [time for time, line in app.timed_logs() if "spawned: 'generator'" in line]
-        assert all(later - time > 0.9 for time, later in itertools.pairwise(spawns))
+        assert all(later - time > 0.45 for time, later in itertools.pairwise(spawns))
 
 
 # The end that tells the truth
@@ -298,8 +298,7 @@ def test_a_program_that_cannot_be_kept_up_ends_the_container_with_its_status(
     options: list[str], tmp_path: Path, command: str, status: int, why: str
 ) -> None:
     """The last line of the log says which program and why; the other one has stopped cleanly."""
-    changes = (GENERATOR, f"command = {command}\nstartretries = 1"), ("autorestart = unexpected", "autorestart = true")
-    with container(*options, *conf(tmp_path, *changes)) as app:
+    with container(*options, *conf(tmp_path, (GENERATOR, f"command = {command}\nstartretries = 1"))) as app:
         assert app.ended() == status
         app.said("echo | stopped: ")
         last = app.timed_logs()[-1][1]
@@ -328,17 +327,14 @@ def test_a_wrong_setting_ends_the_container_at_once_and_says_which(options: list
 @pytest.mark.parametrize(
     ("old", "new", "names"),
     [
-        ("forward = HUP USR1 USR2", "forward = HUP TERM", "forward: SIGTERM cannot be passed on"),
-        ("forward = HUP USR1 USR2", "forward = NOPE", "forward: SIGNOPE cannot be passed on"),
-        ("alive.echo = ", "alive.ecko = ", "alive.ecko"),
-        ("/healthz 10", "/healthz soon", "alive.echo"),
+        ("forward = HUP USR1 USR2", "forward = HUP TERM", "forward = HUP TERM: SIGTERM cannot be forwarded"),
+        ("alive = http", "alive = ftp", "alive = ftp"),
     ],
 )
-def test_a_wrong_setting_of_the_plugin_is_one_line(tmp_path: Path, old: str, new: str, names: str) -> None:
+def test_a_wrong_setting_of_the_plugin_is_refused(tmp_path: Path, old: str, new: str, names: str) -> None:
     with container(*conf(tmp_path, (old, new))) as app:
         assert app.ended() == 2
-        (line,) = app.logs().splitlines()
-        assert names in line
+        assert names in app.logs().splitlines()[0]
 
 
 def test_a_read_only_root_without_a_temporary_directory_is_one_line() -> None:
@@ -355,6 +351,15 @@ def test_a_second_generator_on_the_same_volume_says_who_writes(options: list[str
             assert second.ended() == 1
             assert f"has a writer already: generator with pid {first.running()['generator']}" in second.logs()
         assert first.running()
+
+
+def test_a_generator_without_a_count_is_kept_up_whoever_ends_it(options: list[str]) -> None:
+    """It ends with status 0 when something in the container sends it SIGTERM, and that is not the end of its work."""
+    with container(*options) as app:
+        pids = app.running()
+        app.run("sh", "-c", f"kill -TERM {pids['generator']}")
+        wait_until(lambda: app.running()["generator"] != pids["generator"])
+        assert app.running()["echo"] == pids["echo"]
 
 
 def test_a_count_that_is_soon_done_is_done(options: list[str]) -> None:
@@ -385,8 +390,8 @@ def test_a_slow_program_that_lives_is_left_alone(options: list[str], tmp_path: P
     changed = conf(
         tmp_path,
         (GENERATOR, "command = python /app/server.py"),
-        ("alive.generator = %(ENV_GENERATOR_HEARTBEAT)s 10", "alive.generator = /tmp/generator.alive 4"),
-        ("alive.echo = http://%(ENV_APPCOUP_ECHO)s/healthz 10", "alive.echo = http://127.0.0.1:9000/ 4"),
+        ("alive = %(ENV_GENERATOR_HEARTBEAT)s", "alive = /tmp/generator.alive\nalive_timeout = 4"),
+        ("alive = http://%(ENV_APPCOUP_ECHO)s/healthz", "alive = http://127.0.0.1:9000/\nalive_timeout = 4"),
     )
     with container(*options, *changed, "--volume", f"{server}:/app/server.py:ro") as app:
         wait_until(lambda: app.logs().count("generator | alive") == 4)
@@ -471,8 +476,8 @@ def test_without_reaping_the_hundred_orphans_stay_as_zombies(options: list[str],
 
 @pytest.mark.parametrize("how", ["supervisorctl", "HUP"])
 def test_reloads_leak_nothing(options: list[str], tmp_path: Path, how: str) -> None:
-    """Neither descriptors nor processes; with `forward` empty, SIGHUP is supervisord's own reload."""
-    with container(*options, *conf(tmp_path, ("forward = HUP USR1 USR2", "forward ="))) as app:
+    """Neither descriptors nor processes; without `forward`, SIGHUP is supervisord's own reload."""
+    with container(*options, *conf(tmp_path, ("forward = HUP USR1 USR2\n", ""))) as app:
         app.running()
         before = app.run("ls", "/proc/1/fd")
         for count in range(2, 7):

@@ -1,0 +1,9 @@
+# For bench/run inits: the process managers as Debian and PyPI have them.
+ARG BASE=python:3.13-slim
+FROM ${BASE}
+RUN apt-get update && apt-get install --yes --no-install-recommends s6 runit tini && rm -rf /var/lib/apt/lists/*
+RUN pip install --no-cache-dir --root-user-action=ignore supervisor honcho circus setuptools
+COPY pid1 /tmp/pid1
+RUN pip install --no-cache-dir --root-user-action=ignore --no-deps --no-build-isolation /tmp/pid1
+COPY inits.py /
+ENTRYPOINT ["python", "/inits.py"]

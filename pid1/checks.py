@@ -1,0 +1,219 @@
+"""Checks whether a program is ready, and later alive, from supervisord's own loop: nothing here waits."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import signal
+import socket
+from typing import Any, Callable
+from urllib.parse import urlsplit
+
+LOOKS = 4  # in the time that a program may be without a sign of life
+FIRST_LOOK_SECONDS, LONGEST_PAUSE_SECONDS = 0.02, 1.0
+Passed = Callable[[], None]
+
+
+class FileCheck:
+    """Passes when the file changes: clocks do not matter, nor does a file that an earlier process left."""
+
+    def __init__(self, path: str, passed: Passed) -> None:
+        self.path, self.passed = path, passed
+        self.reset()
+
+    def state(self) -> tuple[int, ...]:
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return ()
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    def reset(self) -> None:
+        self.seen = self.state()
+
+    def look(self) -> None:
+        before, self.seen = self.seen, self.state()
+        if self.seen and self.seen != before:
+            self.passed()
+
+
+class AddressCheck:
+    """Passes when a connection is accepted or, over HTTP, answered with 2xx or 3xx; an object for the socket map."""
+
+    def __init__(self, url: str, passed: Passed, sockets: dict[int, Any]) -> None:
+        self.url, self.passed, self.sockets = urlsplit(url), passed, sockets
+        path = f"{self.url.path or '/'}{'?' + self.url.query if self.url.query else ''}"
+        self.request = f"GET {path} HTTP/1.0\r\nHost: {self.url.netloc}\r\n\r\n".encode()
+        self.socket: Any = None
+        self.connecting = True
+
+    def look(self) -> None:
+        if self.socket:
+            return  # the last one is not answered yet
+        try:
+            host, port = self.url.hostname, self.url.port or 80
+            family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            self.socket = socket.socket(family, kind)
+            self.socket.setblocking(False)
+            self.sockets[self.socket.fileno()] = self
+            if self.socket.connect_ex(address) not in (0, errno.EINPROGRESS):
+                self.reset()
+        except OSError:
+            self.reset()
+
+    def reset(self) -> None:
+        if self.socket:
+            self.sockets.pop(self.socket.fileno(), None)
+            self.socket.close()
+        self.socket, self.connecting = None, True
+
+    handle_error = reset
+
+    def readable(self) -> bool:
+        return not self.connecting
+
+    def writable(self) -> bool:
+        return self.connecting
+
+    def handle_write_event(self) -> None:
+        if not self.socket or self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.reset()
+        elif self.url.scheme == "http":
+            self.connecting = False
+            self.socket.send(self.request)
+        else:
+            self.finish(True)
+
+    def handle_read_event(self) -> None:
+        if self.socket and not self.connecting:
+            self.finish(bool(re.match(rb"HTTP/1\.[01] [23]\d\d", self.socket.recv(64))))
+
+    def finish(self, passed: bool) -> None:
+        self.reset()
+        if passed:
+            self.passed()
+
+
+class CommandCheck:
+    """Passes when a shell command ends with status 0; supervisord's own waitpid brings its end."""
+
+    def __init__(self, command: str, passed: Passed, commands: dict[int, Callable[[int], None]]) -> None:
+        self.command, self.passed, self.commands = command, passed, commands
+        self.pid = 0
+
+    def look(self) -> None:
+        if not self.pid:
+            null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)]
+            words = ["sh", "-c", self.command]
+            self.pid = os.posix_spawn("/bin/sh", words, os.environ, file_actions=null, setpgroup=0, setsigmask=())
+            self.commands[self.pid] = self.ended
+
+    def ended(self, status: int) -> None:
+        self.pid = 0
+        if status == 0:
+            self.passed()
+
+    def reset(self) -> None:
+        if self.pid:
+            self.commands[self.pid] = lambda status: None
+            os.killpg(self.pid, signal.SIGKILL)
+        self.pid = 0
+
+
+class LogCheck:
+    """Passes when a line that the program writes matches."""
+
+    def __init__(self, pattern: str, passed: Passed) -> None:
+        self.pattern, self.passed = re.compile(pattern.encode(), re.MULTILINE), passed
+
+    def feed(self, lines: bytes) -> None:
+        if self.pattern.search(lines):
+            self.passed()
+
+    def look(self) -> None:
+        """The lines come by themselves."""
+
+    reset = look
+
+
+class NotifyCheck:
+    """Passes when the program sends READY=1, as systemd's services do; an object for the socket map."""
+
+    def __init__(self, passed: Passed, sockets: dict[int, Any]) -> None:
+        self.passed, self.sockets = passed, sockets
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self.socket.bind("")  # an abstract name that the kernel chooses
+        self.address = "@" + self.socket.getsockname()[1:].decode()
+        sockets[self.socket.fileno()] = self
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return False
+
+    def handle_read_event(self) -> None:
+        if b"READY=1" in self.socket.recv(4096).split(b"\n"):
+            self.passed()
+
+    def handle_error(self) -> None:
+        """The loop goes on."""
+
+    look = reset = handle_error
+
+    def close(self) -> None:
+        self.sockets.pop(self.socket.fileno(), None)
+        self.socket.close()
+
+
+class Watch:
+    """Looks for a sign of life while its program is in one of some states."""
+
+    def __init__(self, limit: float, make: Callable[[Passed], Any], hurried: bool) -> None:
+        """A hurried one looks often at first, and is over with the first sign."""
+        self.limit, self.hurried = limit, hurried
+        self.check = make(self.passed)
+        self.key: object = None  # what it watches: another key begins anew
+        self.now = self.due = self.begun = self.last = 0.0
+        self.seen = False
+
+    def passed(self) -> None:
+        self.seen, self.last = True, self.now
+
+    def begin(self, key: object, now: float) -> None:
+        self.key, self.now, self.begun, self.last, self.seen = key, now, now, now, False
+        self.due = now + (FIRST_LOOK_SECONDS if self.hurried else self.limit / LOOKS / LOOKS)
+        self.check.reset()
+
+    def turn(self, key: object, now: float) -> float:
+        """Look if it is time to; returns the seconds until the next turn."""
+        self.now = now
+        pause = self.limit / LOOKS
+        if key != self.key or (key and now > self.due + pause):  # another process, or a container that was paused
+            self.begin(key, now)
+        elif key and now >= self.due:
+            self.check.look()
+            hurry = max(FIRST_LOOK_SECONDS, min(LONGEST_PAUSE_SECONDS, (now - self.begun) / LOOKS))
+            self.due = min(now + (min(hurry, pause) if self.hurried else pause), max(now, self.last + self.limit))
+        return self.due - now if key else self.limit
+
+    def close(self) -> None:
+        getattr(self.check, "close", self.check.reset)()
+
+    def late(self) -> bool:
+        return self.key is not None and self.now >= self.last + self.limit
+
+
+def make_watch(target: str, limit: float, hurried: bool, sockets: dict[int, Any], commands: dict[int, Any]) -> Watch:
+    """From a setting such as http://127.0.0.1:8000/healthz."""
+    kind, _, rest = target.partition(":")
+    if kind in ("http", "tcp"):
+        return Watch(limit, lambda passed: AddressCheck(target, passed, sockets), hurried)
+    if kind == "exec":
+        return Watch(limit, lambda passed: CommandCheck(rest, passed, commands), hurried)
+    if kind == "log":
+        return Watch(limit, lambda passed: LogCheck(rest, passed), hurried)
+    if kind == "notify":
+        return Watch(limit, lambda passed: NotifyCheck(passed, sockets), hurried)
+    return Watch(limit, lambda passed: FileCheck(target, passed), hurried)

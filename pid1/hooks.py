@@ -1,0 +1,106 @@
+"""Where the plugin hooks in: supervisord imports this while it reads its configuration, before the programs' sections.
+
+So these sections can have keys that supervisord ignores, and the log is the plugin's from the first line on.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import Any
+
+from supervisor.datatypes import Automatic
+from supervisor.options import ServerOptions
+
+from pid1.order import stop_turns
+from pid1.output import Format, LogHandler, Output
+from pid1.plugin import Pid1
+from pid1.settings import PROGRAM, ProgramSettings, parse, parse_plugin, refuse_misspelt
+
+STREAMS = {f"/dev/{name}": fd for name, fd in (("stdout", 1), ("fd/1", 1), ("stderr", 2), ("fd/2", 2))}
+HOOKS = ("_processes_from_section", "process_groups_from_parser", "make_logger")
+STOCK = {name: getattr(ServerOptions, name) for name in HOOKS}
+
+
+def make_plugin(supervisord: Any, **settings: str) -> object:
+    """supervisord calls this for each HTTP server that it has; the plugin itself needs none."""
+    return supervisord.pid1.rpc
+
+
+def plugin_texts(factories: Any) -> dict[str, str] | None:
+    """The settings in the plugin's section, or None without such a section."""
+    return next((texts for _, factory, texts in factories if factory is make_plugin), None)
+
+
+def _processes_from_section(options: Any, parser: Any, section: str, group_name: str, klass: Any = None) -> Any:
+    """The processes of a program, with the plugin's settings, which `supervisorctl update` compares too."""
+    configs = STOCK["_processes_from_section"](options, parser, section, group_name, klass)
+    refuse_misspelt(parser.options(section))
+    by_name = {config.name: config for config in configs}
+    name = section.partition(":")[2].strip()
+    first, count = (int(parser.saneget(section, key, text)) for key, text in (("numprocs_start", 0), ("numprocs", 1)))
+    expansions = {"here": options.here, "host_node_name": platform.node(), "program_name": name}
+    expansions.update(group_name=group_name, numprocs=count)
+    for number in range(first, first + count):
+        expansions["process_num"] = number
+        config = by_name[parser.saneget(section, "process_name", "%(program_name)s", expansions=expansions)]
+        keys = [key for key in PROGRAM if parser.has_option(section, key)]
+        texts = {key: parser.saneget(section, key, expansions=expansions) for key in keys}
+        config.pid1 = ProgramSettings(name, relayed=relayed(config), **parse(PROGRAM, texts))
+        config.optional_param_names = [*config.optional_param_names, "pid1"]
+    return configs
+
+
+def relayed(config: Any) -> tuple[tuple[str, int], ...]:
+    """Take what goes to stdout, stderr or a temporary file from supervisord, which would block in the write."""
+    found = []
+    for channel, fd in (("stdout", 1), ("stderr", 2)):
+        logfile = getattr(config, f"{channel}_logfile")
+        ours = STREAMS.get(logfile, fd if logfile is Automatic and not getattr(config, f"{channel}_syslog") else 0)
+        if ours:
+            setattr(config, f"{channel}_logfile", None)
+        found.append((channel, ours))
+    return tuple(found)
+
+
+def process_groups_from_parser(options: Any, parser: Any) -> Any:
+    """Raises ValueError, which supervisord and `supervisorctl update` show."""
+    groups = STOCK["process_groups_from_parser"](options, parser)
+    try:
+        parse_plugin(plugin_texts(options.configroot.supervisord.rpcinterface_factories) or {})
+    except ValueError as error:
+        raise ValueError(f"[rpcinterface:pid1] {error}") from None
+    settings = [config.pid1 for group in groups for config in group.process_configs]
+    stop_turns({each.program: [need.program for need in each.depends_on] for each in settings})
+    return groups
+
+
+def make_logger(options: Any) -> None:
+    """supervisord opens its log: it and the programs share one; supervisord itself follows."""
+    texts = plugin_texts(options.rpcinterface_factories)
+    if texts is None:
+        return STOCK["make_logger"](options)
+    settings = parse_plugin(texts)
+    output = Output(Format(settings.log_format == "json", settings.log_time))
+    options.nodaemon |= os.getpid() == 1  # in the background, PID 1 would end the container
+    early = options.parse_criticals, options.parse_warnings, options.parse_infos
+    shown, options.silent = options.nodaemon and not options.silent, True
+    options.parse_criticals, options.parse_warnings, options.parse_infos = [], [], []
+    STOCK["make_logger"](options)
+    if shown:
+        options.logger.addHandler(LogHandler(output, options.loglevel))
+    log = options.logger
+    for index, write in enumerate((log.critical, log.warn, log.info)):
+        for message in early[index]:
+            write(message)
+    stock_openhttpservers = options.openhttpservers
+
+    def openhttpservers(supervisord: Any) -> None:
+        supervisord.pid1 = Pid1(supervisord, settings, output)
+        stock_openhttpservers(supervisord)
+
+    options.openhttpservers = openhttpservers
+
+
+for name in HOOKS:
+    setattr(ServerOptions, name, globals()[name])

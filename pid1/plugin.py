@@ -1,0 +1,244 @@
+"""The plugin: stands before methods of supervisord's options, so that it reacts at once and ends with honest status."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import time
+from contextlib import suppress
+from typing import Any, Callable
+
+from supervisor import events
+from supervisor.options import VERSION
+from supervisor.states import RUNNING_STATES, STOPPED_STATES, ProcessStates, SupervisorStates
+
+from pid1.order import stop_turns
+from pid1.output import Output
+from pid1.program import Event, State
+from pid1.settings import PluginSettings
+from pid1.status import Rpc
+from pid1.supervised import Supervised
+
+TESTED_VERSIONS = ("4.2.5", "4.3.0")
+TIMED = (ProcessStates.STARTING, ProcessStates.STOPPING)
+
+
+class Pid1:
+    """`now` is the monotonic clock; tests replace it."""
+
+    def __init__(self, supervisord: Any, settings: PluginSettings, output: Output) -> None:
+        self.supervisord, self.options = supervisord, supervisord.options
+        self.settings, self.output = settings, output
+        self.now = time.monotonic
+        self.held: set[int] = set()  # signals to be forwarded
+        self.commands: dict[int, Callable[[int], None]] = {}  # checks that run, by PID
+        self.child_environment: dict[str, str] = {}  # of the next child, besides its configuration
+        self.status, self.verdict = 0, ""
+        self.stop_began = 0.0
+        self.again = True  # another pass of the loop is due at once; the first one spawns
+        self.stale = True  # the file of metrics is
+        self.reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self.writer, warn_on_full_buffer=False)
+        self.stock_poll, self.options.poller.poll = self.options.poller.poll, self.poll
+        self.stock = {name: getattr(self.options, name) for name in ("get_signal", "fork", "waitpid", "close_logger")}
+        for name in self.stock:
+            setattr(self.options, name, getattr(self, name))
+        self.rpc = Rpc(self)
+        self.groups: dict[str, list[Supervised]] = {}
+        for name in supervisord.process_groups:
+            self.supervise(name)
+        # Whoever started supervisord may have blocked signals until its handlers were installed, as `pid1` does.
+        events.subscribe(events.SupervisorRunningEvent, lambda event: signal.pthread_sigmask(signal.SIG_SETMASK, ()))
+        events.subscribe(events.SupervisorStoppingEvent, lambda event: self.begin_stop())
+        events.subscribe(events.ProcessStateEvent, self.on_process)
+        events.subscribe(events.ProcessGroupAddedEvent, lambda event: self.supervise(event.group))
+        events.subscribe(events.ProcessGroupRemovedEvent, lambda event: self.forget(event.group))
+        if VERSION not in TESTED_VERSIONS:
+            tested = " and ".join(TESTED_VERSIONS)
+            self.options.logger.warn(f"supervisor {VERSION} is untested with supervisor-pid1: tested are {tested}")
+
+    def supervise(self, group: str) -> None:
+        processes = self.supervisord.process_groups[group].processes
+        self.groups[group] = [Supervised(process, self) for process in processes.values()]
+        for number in {number for each in self.groups[group] for number in each.settings.forward}:
+            signal.signal(number, self.options.signal_receiver.receive)
+        self.again = self.stale = True
+
+    def forget(self, group: str) -> None:
+        for each in self.groups.pop(group):
+            each.close()
+        self.stale = True
+
+    def supervised(self) -> list[Supervised]:
+        return [each for group in self.groups.values() for each in group]
+
+    # Order
+
+    def unmet(self, one: Supervised) -> str:
+        """The first dependency that keeps a program from starting, or an empty string."""
+        for need in one.settings.depends_on:
+            found = [each.program for each in self.supervised() if each.settings.program == need.program]
+            if not found or not all(program.satisfies(need.state) for program in found):
+                return str(need)
+        return ""
+
+    def dependants(self, one: Supervised) -> list[Supervised]:
+        name = one.settings.program
+        return [each for each in self.supervised() if name in (need.program for need in each.settings.depends_on)]
+
+    def begin_stop(self) -> None:
+        """supervisord would stop one group after the other, each with a deadline of its own."""
+        self.supervisord.stop_groups = []
+        self.stop_began = self.now()
+
+    def stop_in_turn(self, now: float) -> float:
+        """Stop what nothing depends on any more; returns the seconds until the next turn.
+
+        One deadline for all: each turn has its share of it, and no program can use up the time of the others.
+        """
+        everyone = self.supervised()
+        graph = {each.settings.program: [need.program for need in each.settings.depends_on] for each in everyone}
+        turns = stop_turns({name: [need for need in needs if need in graph] for name, needs in graph.items()})
+        deadline = max((each.process.config.stopwaitsecs for each in everyone), default=0)
+        left = self.stop_began + deadline - now
+        share = deadline / (max(turns.values(), default=0) + 1)
+        waits = [math.inf]
+        for each in everyone:
+            free = all(other.process.state in STOPPED_STATES for other in self.dependants(each))
+            wait = self.stop_began + turns[each.settings.program] * share - now
+            if each.process.state in RUNNING_STATES and (free or wait <= 0):
+                each.process.stop()
+                each.process.delay = min(each.process.delay, time.time() + left)
+            elif each.process.state in RUNNING_STATES:
+                waits.append(wait)
+        return min(waits)
+
+    # The loop
+
+    def poll(self, timeout: float) -> Any:
+        """Wait for the next pass: not at all if the last one changed something, else for a signal or the next timer."""
+        now = self.now()
+        self.forward_held()
+        everyone = self.supervised()
+        due = [each.turn(now) for each in everyone]
+        if self.supervisord.stopping:
+            due.append(self.stop_in_turn(now))
+        due += [each.process.delay - time.time() for each in everyone if each.process.state in TIMED]
+        if self.settings.metrics and self.stale:
+            self.stale = False
+            self.write_metrics()
+        writable = [stream.fd for stream in self.output.pending()]
+        timeout, self.again = 0 if self.again else max(0, min([timeout, *due])), False
+        poller = self.options.poller
+        poller.register_readable(self.reader)
+        for fd in writable:
+            poller.register_writable(fd)
+        ready = self.stock_poll(timeout)
+        for fd in writable:
+            poller.unregister_writable(fd)
+        for stream in self.output.streams.values():
+            stream.drain(self.now())
+        if self.reader in ready[0]:
+            os.read(self.reader, 4096)
+        return [fd for fd in ready[0] if fd != self.reader], [fd for fd in ready[1] if fd not in writable]
+
+    def write_metrics(self) -> None:
+        try:
+            self.rpc.write_metrics(self.settings.metrics)
+        except OSError as error:
+            self.options.logger.error(f"cannot write {self.settings.metrics}: {error.strerror} (metrics)")
+
+    def get_signal(self) -> Any:
+        """The next signal for supervisord itself, which takes one a pass."""
+        number = self.stock["get_signal"]()
+        self.again |= number is not None
+        if not any(number in each.settings.forward for each in self.supervised()):
+            return number
+        self.held.add(number)
+        return None
+
+    def forward_held(self) -> None:
+        """Forward signals, once all receivers are ready: before its handlers stand it would die of them."""
+        receivers = [each for each in self.supervised() if each.process.pid and each.settings.forward & self.held]
+        if any(each.program.state in (State.STARTING, State.STARTED) for each in receivers):
+            return
+        for each in receivers:
+            for number in self.held & each.settings.forward:
+                self.options.logger.info(f"forwarding {signal.Signals(number).name} to {each.program.name}")
+                each.process.signal(number)
+        self.held.clear()
+
+    def fork(self) -> Any:
+        """Until exec the child has supervisord's handlers, which swallow signals, and what Python ignores (SIGPIPE)."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        pid = -1
+        try:
+            pid = self.stock["fork"]()
+            if pid == 0:
+                os.environ.update(self.child_environment)
+            for number in signal.valid_signals() if pid == 0 else ():
+                if callable(signal.getsignal(number)) or number in (signal.SIGPIPE, signal.SIGXFSZ):
+                    signal.signal(number, signal.SIG_DFL)
+            with suppress(OSError):  # the child has gone on to exec
+                os.setpgid(pid, pid)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before if pid else ())
+        return pid
+
+    def waitpid(self) -> Any:
+        """The next program that ended; checks and orphans are reaped on the way, as many as there are."""
+        while True:
+            pid, status = self.stock["waitpid"]()
+            if not pid or pid in self.options.pidhistory:
+                return pid, status
+            if pid in self.commands:
+                self.commands.pop(pid)(status)
+
+    # Ends
+
+    def on_process(self, event: Any) -> None:
+        if hasattr(event.process, "pid1"):
+            event.process.pid1.on_event(event)
+            self.changed(event.process.pid1)
+
+    def changed(self, one: Supervised) -> None:
+        """A program's state changed: the next pass acts on it at once; some ends are the end of the container."""
+        self.again = self.stale = True
+        if self.options.mood != SupervisorStates.RUNNING:
+            return
+        program = one.program
+        if program.state is State.FAILED:
+            self.doom(one)
+            self.end(program.shell_status() or 1, f"{program.name} cannot be kept up ({one.how_it_ended()})")
+        elif program.state is State.DONE and one.settings.main:
+            self.end(program.shell_status(), f"{program.name} is done ({one.how_it_ended()})")
+        elif program.state is State.DONE and all(each.is_out_of_work() for each in self.supervised()):
+            self.end(0, "all programs are done")
+
+    def end(self, status: int, why: str) -> None:
+        self.status, self.verdict = status, f"{why}: ending with status {status}"
+        self.options.mood = SupervisorStates.SHUTDOWN
+
+    def doom(self, failed: Supervised) -> None:
+        """What depends on a program that failed for good fails too."""
+        for each in self.dependants(failed):
+            if each.program.advance(Event.DOOMED, self.now()) is State.FAILED and not each.process.pid:
+                self.options.logger.error(f"{each.program.name} cannot start: it depends on {failed.program.name}")
+                self.doom(each)
+
+    def close_logger(self) -> None:
+        """The last that supervisord does with its options, before a reload too."""
+        signal.set_wakeup_fd(-1)
+        os.close(self.reader)
+        os.close(self.writer)
+        for each in self.supervised():
+            each.close()
+        if self.verdict:
+            write = self.options.logger.critical if self.status else self.options.logger.info
+            write(self.verdict)
+        for stream in set(self.output.streams.values()):
+            stream.close()
+        self.stock["close_logger"]()
+        if self.options.mood == SupervisorStates.SHUTDOWN:
+            os._exit(self.status)  # supervisord has nothing left to do, and Python would take its time

@@ -1,0 +1,190 @@
+"""The log: nothing is lost while somebody reads, and whole lines are dropped and counted if nobody does."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from supervisord import HEAD, SLEEP, Supervisord, command, kill_descendants, program, supervising
+from support import ROOT, wait_until
+
+WRITER = """
+import sys
+lines, length = int(sys.argv[1]), int(sys.argv[2])
+for number in range(lines):
+    sys.stdout.write("%08d" % number + "x" * (length - 9) + "\\n")
+sys.stdout.flush()
+"""
+
+
+def write_conf(folder: Path, programs: str, keys: str = "") -> None:
+    (folder / "writer.py").write_text(WRITER)
+    (folder / "conf").write_text(HEAD.format(folder=folder) + keys + "\n" + programs)
+
+
+def writer(folder: Path, lines: int, length: int, *keys: str) -> str:
+    return program("w", f"exec {sys.executable} {folder}/writer.py {lines} {length}", "autorestart = false", *keys)
+
+
+def read_all(folder: Path, python: str, reads: str = "cat") -> bytes:
+    """Run until the end, through a pipe to a reader; returns what came."""
+    out = folder / "out"
+    with out.open("wb") as file:
+        reader = subprocess.Popen(reads, shell=True, stdin=subprocess.PIPE, stdout=file)
+        run = subprocess.Popen(
+            command(python, folder), stdout=reader.stdin, stderr=subprocess.STDOUT, env={"PYTHONPATH": str(ROOT)}
+        )
+        try:
+            assert reader.stdin
+            reader.stdin.close()
+            assert run.wait(60) == 0
+            reader.wait(60)
+        finally:
+            kill_descendants(run.pid)
+            run.kill()
+            run.wait()
+            reader.kill()
+            reader.wait()
+    return out.read_bytes()
+
+
+@pytest.mark.parametrize("size", [50_000, 200_000, 1_000_000, 100_000_000])
+def test_a_burst_arrives_complete(tmp_path: Path, python: str, size: int) -> None:
+    write_conf(tmp_path, writer(tmp_path, size // 100, 100))
+    lines = [line for line in read_all(tmp_path, python).splitlines() if line.startswith(b"w | ")]
+    assert len(lines) == size // 100
+    assert all(int(line[4:12]) == number for number, line in enumerate(lines))
+
+
+def test_a_slow_reader_loses_nothing(tmp_path: Path, python: str) -> None:
+    """It takes 4 KiB and rests, for longer in all than lines may wait for nobody."""
+    write_conf(tmp_path, writer(tmp_path, 30_000, 100))
+    slow = f"exec {sys.executable} -c 'import os, time\nwhile d := os.read(0, 4096): os.write(1, d); time.sleep(0.008)'"
+    data = read_all(tmp_path, python, slow)
+    assert data.count(b"w | ") == 30_000
+    assert b"dropped" not in data
+
+
+def test_ten_megabytes_without_a_line_end_arrive_complete(tmp_path: Path, python: str) -> None:
+    """In lines of at most 192 KiB."""
+    script = "head -c 10000000 /dev/zero | tr '\\\\0' x"
+    write_conf(tmp_path, f'[program:w]\ncommand = sh -c "{script}"\nautorestart = false\n')
+    lines = [line for line in read_all(tmp_path, python).splitlines() if line.startswith(b"w | ")]
+    assert sum(line.count(b"x") for line in lines) == 10_000_000
+    assert max(map(len, lines)) < 200_000
+
+
+def test_two_programs_lines_never_mix(tmp_path: Path, python: str) -> None:
+    """Neither with each other's nor with stderr's, which is the same pipe here."""
+    other = f"[program:v]\ncommand = sh -c '{sys.executable} {tmp_path}/writer.py 20000 77 >&2'\nautorestart = false\n"
+    write_conf(tmp_path, writer(tmp_path, 20_000, 130) + other)
+    names = re.compile(rb"(w \| \d{8}x{121}|v \| \d{8}x{68}|supervisord \| .*)")
+    lines = read_all(tmp_path, python).splitlines()
+    assert all(names.fullmatch(line) for line in lines)
+    assert len([line for line in lines if line[0] in b"vw"]) == 40_000
+
+
+def test_when_nobody_reads_whole_lines_are_dropped_and_counted(tmp_path: Path, python: str) -> None:
+    """What arrives later and what is told add up to what was written; a stop is heard all the while."""
+    write_conf(tmp_path, writer(tmp_path, 50_000, 100) + program("side", SLEEP))
+    run = subprocess.Popen(command(python, tmp_path), stdout=subprocess.PIPE, env={"PYTHONPATH": str(ROOT)})
+    try:
+        assert run.stdout
+        wait_until(lambda: Supervisord(tmp_path, python).states()["w"] == "done", 30)
+        run.send_signal(signal.SIGTERM)
+        lines = run.stdout.read().splitlines()
+        assert run.wait(10) == 0
+    finally:
+        kill_descendants(run.pid)
+        run.kill()
+        run.wait()
+        run.stdout.close()  # type: ignore[union-attr]
+    kept = [line for line in lines if line.startswith(b"w | ")]
+    (told,) = [int(line.split()[4]) for line in lines if b" dropped " in line]
+    assert [int(line[4:12]) for line in kept] == list(range(len(kept)))
+    assert len(kept) < 50_000 <= len(kept) + told <= 50_004  # with supervisord's own, such as `exited: w`
+
+
+def test_a_stop_amid_a_flood_is_prompt(tmp_path: Path, python: str) -> None:
+    with supervising(tmp_path, program("w", "exec yes", "stopwaitsecs = 5"), python) as run:
+        wait_until(lambda: len(run.process.lines) > 10_000)
+        start = time.monotonic()
+        assert run.stop() == 0
+        assert time.monotonic() - start < 1
+
+
+def test_a_stop_while_nobody_reads_is_prompt(tmp_path: Path, python: str) -> None:
+    """Stock supervisord sleeps in the write then, and hears no signal."""
+    write_conf(tmp_path, program("w", "exec yes"))
+    run = subprocess.Popen(command(python, tmp_path), stdout=subprocess.PIPE, env={"PYTHONPATH": str(ROOT)})
+    try:
+        wait_until(lambda: Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().strip())
+        time.sleep(0.5)
+        start = time.monotonic()
+        run.terminate()
+        assert run.wait(10) == 0
+        assert time.monotonic() - start < 2.5
+    finally:
+        kill_descendants(run.pid)
+        run.kill()
+        run.wait()
+        run.stdout.close()  # type: ignore[union-attr]
+
+
+def test_json_lines_with_time_for_programs_and_supervisord(tmp_path: Path, python: str) -> None:
+    conf = "log_format = json\nlog_time = true\n" + program("w", 'echo "a \\"b\\""; echo c >&2', "autorestart = false")
+    with supervising(tmp_path, conf, python) as run:
+        assert run.process.ended() == 0
+        rows = [json.loads(line) for line in run.process.lines]
+    assert [(row["stream"], row["message"]) for row in rows if row["program"] == "w"] == [
+        ("stdout", 'a "b"'),
+        ("stderr", "c"),
+    ]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", row["time"]) for row in rows)
+    assert {row["level"] for row in rows if row["program"] == "supervisord"} <= {"INFO", "WARN", "CRIT"}
+
+
+def test_the_time_stands_before_each_line_of_text(tmp_path: Path, python: str) -> None:
+    with supervising(tmp_path, "log_time = true\n" + program("w", "echo a", "autorestart = false"), python) as run:
+        assert run.process.ended() == 0
+        assert all(re.match(r"20\d\d-\d\d-\d\dT[\d:]{8}\.\d{3}Z \w+ \| ", line) for line in run.process.lines)
+
+
+def test_the_first_line_has_the_same_format_as_the_others(tmp_path: Path, python: str) -> None:
+    """As root, without `user` in the conf, supervisord warns before it calls a plugin."""
+    head = HEAD.replace("user = root\n", "")
+    with supervising(tmp_path, program("w", "echo a", "autorestart = false"), python, head=head) as run:
+        assert run.process.ended() == 0
+        assert run.process.lines[0].startswith("supervisord | ")
+
+
+@pytest.mark.parametrize("target", ["/dev/stdout", "/dev/fd/1", "AUTO"])
+def test_the_usual_ways_to_log_to_stdout_get_names(tmp_path: Path, python: str, target: str) -> None:
+    keys = (
+        f"stdout_logfile = {target}",
+        "stdout_logfile_maxbytes = 0",
+        "redirect_stderr = true",
+        "autorestart = false",
+    )
+    with supervising(tmp_path, program("w", "echo a; echo b >&2", *keys), python) as run:
+        assert run.process.ended() == 0
+        assert run.lines("w") == ["a", "b"]
+
+
+def test_a_file_of_its_own_stays_supervisords(tmp_path: Path, python: str) -> None:
+    keys = (f"stdout_logfile = {tmp_path}/log", "autorestart = false")
+    with supervising(tmp_path, program("w", "echo a; echo b >&2", *keys), python) as run:
+        assert run.process.ended() == 0
+        assert run.lines("w") == ["b"]
+        assert (tmp_path / "log").read_text() == "a\n"
+
+
+def test_last_words_without_a_line_end(tmp_path: Path, python: str) -> None:
+    with supervising(tmp_path, program("w", "printf boom", "autorestart = false"), python) as run:
+        assert run.process.ended() == 0
+        assert run.lines("w") == ["boom"]

@@ -1,0 +1,30 @@
+"""The fixture of the tests with a fake supervisord."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from supervisor import events
+
+from fake_supervisord import Clock, FakeSupervisord, Make
+
+
+@pytest.fixture
+def supervise(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    """Make one; its programs are the keyword arguments."""
+    clock = Clock()
+    monkeypatch.setattr(time, "time", clock.time)
+    made: list[FakeSupervisord] = []
+
+    def make(**programs: dict[str, Any]) -> FakeSupervisord:
+        made.append(FakeSupervisord(clock, **programs))
+        return made[-1]
+
+    yield make
+    monkeypatch.undo()
+    for each in made:
+        each.plugin.output.streams.clear()
+        each.plugin.verdict, each.plugin.status = "", 0
+        each.plugin.close_logger()
+    events.clear()

@@ -1,0 +1,184 @@
+"""The pure parts of pid1: settings, the graph of dependencies, the stream before stdout, checks."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pid1.checks import FileCheck, Watch
+from pid1.launch import conf_path
+from pid1.order import stop_turns
+from pid1.output import BUFFER_BYTES, PATIENCE_SECONDS, Format, Stream
+from pid1.settings import PROGRAM, parse, read_env_file
+
+
+def test_turns_to_stop_are_counted_from_what_nothing_depends_on() -> None:
+    graph = {"db": [], "cache": [], "api": ["db", "cache"], "web": ["api", "db"], "log": []}
+    assert stop_turns(graph) == {"db": 2, "cache": 2, "api": 1, "web": 0, "log": 0}
+
+
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        ({"a": ["b"]}, "depends_on of a: there is no program b"),
+        ({"a": ["a"]}, "depends_on goes in a circle: a -> a"),
+        ({"a": ["b"], "b": ["c"], "c": ["a"]}, "depends_on goes in a circle: "),
+    ],
+)
+def test_unknown_names_and_circles_are_refused(graph: dict[str, list[str]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        stop_turns(graph)
+
+
+def test_a_dense_graph_takes_no_time() -> None:
+    graph = {str(number): [str(other) for other in range(number)] for number in range(50)}
+    assert stop_turns(graph)["0"] == 49
+
+
+@pytest.mark.parametrize(
+    ("key", "right", "wrong"),
+    [
+        ("depends_on", "a:ready, b:exited", "a, b"),
+        ("ready", "http://127.0.0.1:80/x?y", "http:///x"),
+        ("ready", "tcp://[::1]:5432", "tcp://localhost"),
+        ("ready", "log:listening on [0-9]+", "log:("),
+        ("ready", "notify", "relative/file"),
+        ("alive", "exec:true", "exec:"),
+        ("alive", "/run/x", "notify"),
+        ("restart_delay", "0.25", "0"),
+        ("give_up_on", "2,78", "2,x"),
+    ],
+)
+def test_settings_name_the_key_that_is_wrong(key: str, right: str, wrong: str) -> None:
+    assert key in parse(PROGRAM, {key: right})
+    with pytest.raises(ValueError, match=f"^{key} = "):
+        parse(PROGRAM, {key: wrong})
+
+
+def test_an_env_file_has_quotes_and_comments(tmp_path: Path) -> None:
+    path = tmp_path / "env"
+    path.write_text("A=1\n\n# no\nexport B='x y' # yes\nC=\"a=b\"\nD=\n")
+    assert read_env_file(str(path)) == {"A": "1", "B": "x y", "C": "a=b", "D": ""}
+
+
+@pytest.mark.parametrize(
+    "words", [["-c", "{0}"], ["-c{0}"], ["-nc", "{0}"], ["--configuration={0}"], ["-n", "--configuration", "{0}"]]
+)
+def test_the_conf_is_found_among_the_arguments(tmp_path: Path, words: list[str]) -> None:
+    conf = tmp_path / "supervisord.conf"
+    conf.touch()
+    assert conf_path([word.format(conf) for word in words]) == str(conf)
+
+
+# The stream
+
+
+def pipe_stream() -> tuple[int, Stream]:
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    return reader, Stream(writer, Format(False, False))
+
+
+def test_lines_of_nobody_are_dropped_only_after_its_patience() -> None:
+    """All that was added is kept or counted, in order, and the notice stands where the lines are missing."""
+    reader, stream = pipe_stream()
+    line, added, now = b"x" * 99 + b"\n", 0, 100.0
+    stream.drain(now)
+    while not stream.full():
+        stream.add(line)
+        added += 1
+        stream.drain(now)
+    stream.drain(now + PATIENCE_SECONDS - 0.1)
+    assert not stream.dropping
+    stream.drain(now + PATIENCE_SECONDS)
+    assert stream.dropping
+    stream.add(line * 1000)
+    read = b""
+    while stream.buffer:
+        read += os.read(reader, 65536)
+        stream.drain(now + 60)
+    stream.add(b"last\n")
+    stream.drain(now + 60)
+    read += os.read(reader, 2**20)
+    *kept, notice, last = read.splitlines()
+    assert len(kept) == added
+    assert notice == b"supervisord | WARN dropped 1000 lines of output: nobody read for 5 s"
+    assert (last, stream.dropped) == (b"last", 1000)
+    for fd in (reader, stream.fd):
+        os.close(fd)
+
+
+def test_a_reader_that_takes_a_little_is_somebody() -> None:
+    reader, stream = pipe_stream()
+    stream.add(b"x\n" * BUFFER_BYTES)
+    for second in range(20):
+        os.read(reader, 8192) if second else None
+        stream.drain(float(second * 4))
+        assert not stream.dropping
+    for fd in (reader, stream.fd):
+        os.close(fd)
+
+
+def test_a_reader_that_went_away_does_not_matter() -> None:
+    reader, stream = pipe_stream()
+    os.close(reader)
+    stream.add(b"x\n")
+    stream.drain(1.0)
+    assert not stream.buffer
+    os.close(stream.fd)
+
+
+@pytest.mark.parametrize(("json", "time"), [(False, False), (False, True), (True, True), (True, False)])
+def test_each_line_is_formatted(json: bool, time: bool) -> None:
+    lines = Format(json, time).lines("web", "stdout", b"a\n\nb\xff\n").splitlines()
+    assert len(lines) == 3
+    assert all(b"web" in line for line in lines)
+    assert all((b"20" in line[:12]) is time for line in lines) or json
+
+
+# Checks
+
+
+def test_a_file_passes_when_it_changes_not_by_its_age(tmp_path: Path) -> None:
+    passed: list[int] = []
+    path = tmp_path / "beat"
+    path.touch()
+    check = FileCheck(str(path), lambda: passed.append(1))
+    check.look()
+    assert not passed  # an earlier process left it
+    os.utime(path, (2**32, 2**32))
+    check.look()
+    check.look()
+    assert len(passed) == 1  # from the future, and only once
+
+
+class Check:
+    """Passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def look(self) -> None:
+        self.looks += 1
+
+    def reset(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("limit", "hurried", "most"), [(60, True, 90), (10, False, 5)])
+def test_a_watch_is_late_at_its_limit_exactly(limit: float, hurried: bool, most: int) -> None:
+    check = Check()
+    watch = Watch(limit, lambda passed: check, hurried)
+    now = 0.0
+    while not watch.late() and now < 100:
+        now += watch.turn("process", now) or 1e-6
+    assert now == pytest.approx(limit, abs=0.01)
+    assert 3 <= check.looks <= most
+
+
+def test_a_watch_without_a_process_looks_at_nothing() -> None:
+    check = Check()
+    watch = Watch(10, lambda passed: check, False)
+    for now in range(100):
+        assert watch.turn(None, float(now)) == 10
+    assert not check.looks
+    assert not watch.late()
