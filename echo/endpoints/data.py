@@ -32,9 +32,9 @@ class Representation:
     def __init__(self, segment: Segment, modified: int | None, fields: list[tuple[str, str]]) -> None:
         self.segment, self.size, self.modified = segment, segment.size, modified
         self.etag = f'"{segment.etag_at(self.size)}"'
-        self.live_fields = [*NUMBERS, *fields, ("etag", self.etag), ("accept-ranges", "bytes")]
         date = [("last-modified", format_date(modified))] if modified else []
-        self.fields = [*self.live_fields, ("cache-control", FOR_GOOD if segment.next else REVALIDATE), *date]
+        self.live_fields = [*NUMBERS, *fields, ("etag", self.etag), ("accept-ranges", "bytes"), *date]
+        self.fields = [*self.live_fields, ("cache-control", FOR_GOOD if segment.next else REVALIDATE)]
         self.not_modified = Response(304, self.fields)
         self.whole: Response | None = None  # once it was asked for, if it is small
 
