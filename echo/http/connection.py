@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import enum
+import heapq
 import os
 import time
 from collections import deque
@@ -25,7 +26,7 @@ from echo.http.request import (
 from echo.http.response import MAX_BUFFERED_BYTES, MAX_PIECE_BYTES, Body, Response
 
 HEAD_SECONDS = 10.0  # for the head of a request, from the connection or its first byte on
-BODY_SECONDS = 10.0  # between two reads of a request's body
+BODY_SECONDS = 10.0  # between two pieces of a request's body
 IDLE_SECONDS = 30.0  # between two requests
 LINGER_SECONDS = 2.0  # for the client to close after the last response (RFC 9112, 9.6)
 SWEEP_SECONDS = 1.0  # between two looks for connections whose time is up
@@ -37,12 +38,16 @@ TURNS_PER_PASS = 4  # bodies that send a piece in one pass of the event loop
 class State(enum.Enum):
     """What a connection is doing."""
 
-    IDLE = "between two requests"
+    NEW = "waiting for the first request"
+    IDLE = "waiting for another request"
     HEAD = "receiving a head"
     BODY = "receiving a body"
     RESPONDING = "making or sending a response"
     CLOSING = "waiting for the client to close"
     CLOSED = "closed"
+
+
+WAITING = (State.IDLE, State.NEW)
 
 
 class Handler(Protocol):
@@ -59,6 +64,7 @@ class Connections:
         self.handler, self.loop, self.log = handler, loop, log
         self.open: set[Connection] = set()
         self.closing = False  # no connection is kept after its response
+        self.on_close: Callable[[], None] = lambda: None
         self.requests = self.bytes_sent = 0  # bytes of bodies
         self.turns: deque[Callable[[], None]] = deque()
         self.turning = False  # whether run_turns is about to be called
@@ -90,13 +96,11 @@ class Connections:
         for callback in now:
             callback()
 
-    def close_idle(self, seconds: float = 0.0) -> bool:
-        """Close all connections that have waited this long for their next request; return whether there was one."""
-        longest = self.loop.time() + IDLE_SECONDS - seconds
-        idle = [each for each in self.open if each.state is State.IDLE and each.deadline <= longest]
-        for connection in idle:
-            connection.close()
-        return bool(idle)
+    def close_idle(self, most: int) -> None:
+        """Close those that have waited longest for another request, to make room."""
+        idle = [each for each in self.open if each.state is State.IDLE and not each.blocked]
+        for connection in heapq.nsmallest(most, idle, key=lambda each: each.deadline):
+            connection.transport.close()
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -110,7 +114,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def __init__(self, connections: Connections) -> None:
         self.connections = connections
-        self.state = State.IDLE
+        self.state = State.NEW
         self.buffer = b""  # received and not looked at
         self.discarded = 0  # bytes received after the last response
         self.scanned = 0  # bytes of it that hold no end of a head
@@ -148,8 +152,6 @@ class Connection(asyncio.BufferedProtocol):
             return
         data = bytes(self.connections.input[:nbytes])
         self.buffer = self.buffer + data if self.buffer else data
-        if state is State.BODY:
-            self.deadline = self.connections.loop.time() + BODY_SECONDS
         if state is not State.RESPONDING:
             self.advance()
         elif len(self.buffer) > MAX_BUFFERED_BYTES:
@@ -160,7 +162,7 @@ class Connection(asyncio.BufferedProtocol):
         self.half_closed = True
         if self.socket is None or (self.body and self.body.length is None):
             return False
-        return self.state is State.RESPONDING or (self.state is State.IDLE and bool(self.buffer))
+        return self.state is State.RESPONDING or (self.state in WAITING and bool(self.buffer))
 
     def pause_writing(self) -> None:
         self.blocked = True
@@ -175,6 +177,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.state, self.deadline = State.CLOSED, inf
         self.connections.open.discard(self)
+        self.connections.on_close()
         if self.task:
             self.task.cancel()
         self.end_body()
@@ -212,7 +215,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def read_head(self) -> bool:
         """Take a head off the buffer; return whether a request is complete with it. Raises BadRequest."""
-        if self.state is State.IDLE:
+        if self.state in WAITING:
             while self.buffer.startswith(b"\r\n"):  # RFC 9112, 2.2; it does not prolong the wait for a request
                 self.buffer = self.buffer[2:]
             if not self.buffer or self.buffer == b"\r":
@@ -235,7 +238,7 @@ class Connection(asyncio.BufferedProtocol):
         """Wait for the rest of a head. Raises BadRequest if it can be none."""
         check_beginning(self.buffer, self.scanned)
         self.scanned = max(0, len(self.buffer) - 3)
-        if self.state is State.IDLE:
+        if self.state in WAITING:
             self.state, self.deadline = State.HEAD, self.connections.loop.time() + HEAD_SECONDS
 
     def begin_body(self, request: Request) -> bool:
@@ -247,9 +250,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def read_body(self) -> bool:
         """Skip what was received of a body; return whether it has ended. Raises BadRequest."""
-        assert self.request_body
-        rest = self.request_body.skip(self.buffer)
+        body = self.request_body
+        assert body
+        before = body.skipped
+        rest = body.skip(self.buffer)
         self.buffer = rest or b""
+        if body.skipped > before:  # not by chunk extensions or trailers alone
+            self.deadline = self.connections.loop.time() + BODY_SECONDS
         return rest is not None
 
     def handle(self) -> None:
@@ -284,6 +291,10 @@ class Connection(asyncio.BufferedProtocol):
         self.chunked = False
         framing = b""
         if not isinstance(body, bytes) and body.length is None and request.method != "HEAD":
+            if self.half_closed:
+                body.close()
+                self.transport.close()
+                return
             self.chunked = request.minor > 0
             framing = b"transfer-encoding: chunked\r\n" if self.chunked else b""
             self.keep_alive &= self.chunked  # without chunks the end of the connection is the end of the body
@@ -381,7 +392,7 @@ class Connection(asyncio.BufferedProtocol):
             self.refuse(BadRequest(408, f"the head did not arrive within {HEAD_SECONDS:g} s"))
         elif self.state is State.BODY:
             self.refuse(BadRequest(408, f"the body paused for {BODY_SECONDS:g} s"))
-        elif self.state is State.IDLE:
+        elif self.state in WAITING:
             self.close()
         elif not self.blocked:
             self.transport.abort()
