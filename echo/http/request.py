@@ -126,7 +126,10 @@ def body_length(headers: dict[str, str], newer: bool) -> int | None:
         if not newer or length is not None:
             raise BadRequest(400, "Transfer-Encoding with HTTP/1.0 or with Content-Length is ambiguous")
         if coding.lower() != "chunked":
-            raise BadRequest(501, "the only transfer coding that is understood is chunked")
+            last = coding.lower().rpartition(",")[2].strip()
+            raise BadRequest(
+                501 if last == "chunked" else 400, "the only transfer coding that is understood is chunked"
+            )
         return None
     if length is None:
         return 0
