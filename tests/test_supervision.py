@@ -175,7 +175,7 @@ def test_programs_that_ignore_term_are_killed_together_at_their_deadline(
             told = next(time for time, line in log if "received SIGTERM" in line)
             killed = [time for time, line in log if "with SIGKILL" in line]
             assert len(killed) == len(deaf)
-            assert min(killed) - told >= 5.0
+            assert min(killed) - told >= 4.95  # Docker's time stamps may be late
             return max(killed) - told - 5.0
 
     tries = [late()]
@@ -479,14 +479,14 @@ def test_reloads_leak_nothing(options: list[str], tmp_path: Path, how: str) -> N
     """Neither descriptors nor processes; without `forward`, SIGHUP is supervisord's own reload."""
     with container(*options, *conf(tmp_path, ("forward = HUP USR1 USR2\n", ""))) as app:
         app.running()
-        before = app.run("ls", "/proc/1/fd")
+        before = len(app.run("ls", "/proc/1/fd").split())
         for count in range(2, 7):
             if how == "HUP":
                 app.signal("HUP")
             else:
                 app.run("supervisorctl", "reload")
             wait_until(lambda count=count: app.logs().count("success: ") == 2 * count)  # type: ignore[misc]
-        assert app.run("ls", "/proc/1/fd") == before
+        wait_until(lambda: len(app.run("ls", "/proc/1/fd").split()) <= before)  # a check may have a socket just now
         assert app.processes().keys() == {"supervisord", "generator", "echo"}
         assert stop(app) < 1
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from supervisor import events
+from supervisor.states import SupervisorStates
 
 from fake_supervisord import Clock, FakeSupervisord, Make
 
@@ -25,6 +26,6 @@ def supervise(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     monkeypatch.undo()
     for each in made:
         each.plugin.output.streams.clear()
-        each.plugin.verdict, each.plugin.status = "", 0
+        each.plugin.verdict, each.options.mood = "", SupervisorStates.RUNNING  # else it exits
         each.plugin.close_logger()
     events.clear()
