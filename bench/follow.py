@@ -27,9 +27,12 @@ ACCEPT = {"text": "text/plain", "SSE": "text/event-stream"}
 HEAD = ("median (range)", "ours", "beside", "target", "met")
 TAIL, QUEUES, ALONE, TAIL_10 = "`tail -F`", "asyncio, a queue each", "no followers", "`tail -n10`"
 SMALL, LONG, HUGE = 11_000, 64_000_000, 1_000_000_000  # bytes of files
-SETTLE = 0.5  # seconds in which the last number arrives
+SETTLE = 0.5  # seconds in which the last number arrives, and as much again for each thousand followers
 GETS_PER_SECOND = 20
 STALLED = 200
+P99 = {1000: {99: 25.0}, 4000: {99: 75.0}}  # ms that a number shall take to so many
+GET_P99 = {1000: {99: 15.0}}  # ms that a request shall take while so many follow
+STOP = {1000: 0.2}  # seconds that the stop shall take while so many follow
 
 
 @dataclass
@@ -96,10 +99,10 @@ def percentile(values: Sequence[float], percent: int) -> float:
 
 @dataclass
 class Bench:
-    """What the parts share: where files are, how many follow at once, and the table."""
+    """What the parts share: where files are, how many follow at once (one number after the other), and the table."""
 
     folder: Path
-    crowd: int
+    crowds: Sequence[int]
     table: Table
 
     def file(self, size: int) -> Path:
@@ -148,44 +151,49 @@ def one_follower_polling(bench: Bench) -> None:
         bench.table.add_times("append to receipt, text, polling", follower.received().delays(stamps, 1), {})
 
 
-def crowd(bench: Bench) -> None:
+def crowds(bench: Bench) -> None:
+    for size in bench.crowds:
+        crowd(bench, size)
+
+
+def crowd(bench: Bench, size: int) -> None:
     """Many followers, beside a plain server; requests meanwhile, beside those with no followers; the stop."""
     for format, accept in ACCEPT.items():
         source = bench.file(SMALL)
-        with Echo(source, "--followers", f"{bench.crowd + 10}") as echo, appending(source) as writer:
+        with Echo(source, "--followers", f"{size + 10}") as echo, appending(source) as writer:
             if format == "SSE":
-                time_requests(bench, echo, writer, 100, ALONE)
+                time_requests(bench, size, echo, writer, 100, ALONE)
             before = echo.rss()
-            with Followers.of(echo, bench.crowd, accept) as followers:
-                stamps = write_and_settle(writer, 0.1, 50)
-                memory = (echo.rss() - before) / bench.crowd
+            with Followers.of(echo, size, accept) as followers:
+                stamps = write_and_settle(writer, 0.1, 50, size)
+                memory = (echo.rss() - before) / size
                 if format == "SSE":
-                    time_requests(bench, echo, writer, 200)
+                    time_requests(bench, size, echo, writer, 200)
                 echo.check()
                 seconds, status = echo.stop()
                 received = followers.received()
-            if status or received.clean < bench.crowd:
+            if status or received.clean < size:
                 progress(f"the stop was not clean: {echo.said()}")
-        add_crowd(bench, format, received.delays(stamps, bench.crowd), memory)
-        add_stop(bench, format, seconds, status, received.clean)
+        add_crowd(bench, size, format, received.delays(stamps, size), memory)
+        add_stop(bench, size, format, seconds, status, received.clean)
     with Queues() as server:
         before = server.rss()
-        with Followers.of(server, bench.crowd, "*/*") as followers:
-            stamps = write_and_settle(Writer(server.pipe.fileno()), 0.1, 50)
-            memory = (server.rss() - before) / bench.crowd
+        with Followers.of(server, size, "*/*") as followers:
+            stamps = write_and_settle(Writer(server.pipe.fileno()), 0.1, 50, size)
+            memory = (server.rss() - before) / size
             server.stop()
-            delays = followers.received().delays(stamps, bench.crowd)
+            delays = followers.received().delays(stamps, size)
     for format in ACCEPT:
-        add_crowd(bench, format, delays, memory, QUEUES)
+        add_crowd(bench, size, format, delays, memory, QUEUES)
 
 
-def write_and_settle(writer: Writer, seconds: float, times: int) -> list[int]:
+def write_and_settle(writer: Writer, seconds: float, times: int, followers: int = 1) -> list[int]:
     stamps = writer.write_every(seconds, times)
-    time.sleep(SETTLE)
+    time.sleep(SETTLE * (1 + followers / 1000))
     return stamps
 
 
-def time_requests(bench: Bench, echo: Echo, writer: Writer, times: int, other: str = "") -> None:
+def time_requests(bench: Bench, size: int, echo: Echo, writer: Writer, times: int, other: str = "") -> None:
     """Plain requests at a steady pace, however long each takes, while numbers come."""
 
     def get(_: int) -> float:
@@ -201,20 +209,20 @@ def time_requests(bench: Bench, echo: Echo, writer: Writer, times: int, other: s
             time.sleep(max(0.0, due - time.monotonic()))
         seconds = [request.result() for request in requests]
     time.sleep(SETTLE)
-    bench.table.add_times(f"`GET /data` while {bench.crowd:,} follow", seconds, {99: 250}, other)
+    bench.table.add_times(f"`GET /data` while {size:,} follow", seconds, GET_P99.get(size, {}), other)
 
 
-def add_crowd(bench: Bench, format: str, delays: Sequence[float], memory: float, other: str = "") -> None:
-    name = f"{bench.crowd:,} followers, {format}"
-    bench.table.add_times(name, delays, {99: 60}, other)
-    bench.table.row(f"{name}, memory of each", "KiB", below=40).add(memory, other)
+def add_crowd(bench: Bench, size: int, format: str, delays: Sequence[float], memory: float, other: str = "") -> None:
+    name = f"{size:,} followers, {format}"
+    bench.table.add_times(name, delays, P99.get(size, {}), other)
+    bench.table.row(f"{name}, memory of each", "KiB", below=5).add(memory, other)
 
 
-def add_stop(bench: Bench, format: str, seconds: float, status: int, clean: int) -> None:
-    name = f"stop with {bench.crowd:,} streams, {format}"
-    bench.table.row(name, "s", below=1).add(seconds)
+def add_stop(bench: Bench, size: int, format: str, seconds: float, status: int, clean: int) -> None:
+    name = f"stop with {size:,} streams, {format}"
+    bench.table.row(name, "s", STOP.get(size)).add(seconds)
     bench.table.row(f"{name}: exit status", exactly=0).add(status)
-    bench.table.row(f"{name}: ended cleanly", exactly=bench.crowd).add(clean)
+    bench.table.row(f"{name}: ended cleanly", exactly=size).add(clean)
 
 
 def stalled_readers(bench: Bench) -> None:
@@ -289,15 +297,15 @@ def cannot_do_without_inotify() -> str:
     return done.stderr.strip() if done.returncode else ""
 
 
-def measure(rounds: int, crowd_size: int) -> tuple[str, list[str]]:
+def measure(rounds: int, sizes: Sequence[int]) -> tuple[str, list[str]]:
     """The table, and what broke."""
     described = machine(f"Python {platform.python_version()}", f"load {os.getloadavg()[0]:.1f} before")
-    parts, notes, broken = [one_follower, one_follower_polling, crowd, stalled_readers, end_of_a_huge_file], "", []
+    parts, notes, broken = [one_follower, one_follower_polling, crowds, stalled_readers, end_of_a_huge_file], "", []
     if reason := cannot_do_without_inotify():
         parts.remove(one_follower_polling)
         notes = f"\nPolling was skipped: {reason}"
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), crowd_size, Table())
+        bench = Bench(Path(folder), sizes, Table())
         for part in parts:
             try:
                 for turn in range(rounds):
@@ -322,13 +330,15 @@ def end(number: int, frame: object) -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench/run follow", description=__doc__)
     parser.add_argument("--rounds", type=natural, default=3, help="how often all is measured (default: %(default)s)")
-    parser.add_argument("--followers", type=natural, default=1000, help="of the many (default: %(default)s)")
+    parser.add_argument(
+        "--followers", type=natural, action="append", help="how many; may be repeated (default: 1000 and 4000)"
+    )
     arguments = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, end)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # of the programs that are started, too
     try:
-        table, broken = measure(arguments.rounds, arguments.followers)
+        table, broken = measure(arguments.rounds, arguments.followers or [1000, 4000])
     except KeyboardInterrupt:
         return 130
     print(table)

@@ -107,7 +107,7 @@ def measure(rounds: int) -> str:
     mirrors, curls, hops = [], [], []
     with tempfile.TemporaryDirectory(dir=memory_folder()) as name:
         folder = Path(name)
-        bench = Bench(folder, 0, Table())
+        bench = Bench(folder, [], Table())
         for turn in range(rounds):
             progress(f"one hop: round {turn + 1} of {rounds}")
             hops += hop(bench)

@@ -17,7 +17,7 @@ from echo.endpoints.app import App
 from echo.endpoints.data import Data
 from echo.endpoints.followers import Followers
 from echo.endpoints.state import DataWatcher
-from echo.http.connection import HEAD_SECONDS, LINGER_SECONDS, SWEEP_SECONDS, Connection, Connections, State
+from echo.http.connection import HEAD_SECONDS, LINGER_SECONDS, SWEEP_SECONDS, WAITING, Connection, Connections, State
 from echo.log import log
 from echo.settings import Settings
 from echo.signals import SIGNALS, STOP
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 SPARE_DESCRIPTORS = 128  # for files, and for plain requests while there are as many followers as allowed
 RESERVED_DESCRIPTORS = 32  # that no connection gets
 ACCEPTS_PER_PASS = 64
-REUSE_SECONDS = 1.0  # a connection that has been idle for longer gives way to a new one when descriptors run short
 COMPLAINT_SECONDS = 60.0  # between two log lines about that
 DRAIN_SECONDS = 0.01  # between two looks, while stopping, at what is still on its way
 
@@ -51,6 +50,7 @@ class Server:
         self.complained_at = -COMPLAINT_SECONDS
         self.stop = asyncio.Event()
         self.force_exit = asyncio.Event()
+        connections.on_close = self.unpause
         listener.setblocking(False)
         self.loop.add_reader(listener, self.accept)
 
@@ -83,13 +83,13 @@ class Server:
             )
 
     def pause(self, reason: str) -> None:
-        """Stop accepting until there is room: those who have been idle make some."""
+        """Stop accepting until a connection has closed: idle ones make room."""
         if self.loop.time() - self.complained_at >= COMPLAINT_SECONDS:
             self.complained_at = self.loop.time()
             log(f"cannot accept more connections now: {reason} (ulimit -n)")
         self.loop.remove_reader(self.listener)
         self.paused = True
-        self.connections.close_idle(REUSE_SECONDS)
+        self.connections.close_idle(ACCEPTS_PER_PASS)
 
     def unpause(self) -> None:
         if self.paused and not self.stop.is_set():
@@ -129,7 +129,7 @@ class Server:
         self.listener.close()
         await self.receive_backlog()
         for connection in list(connections.open):
-            if connection.state is State.IDLE:
+            if connection.state in WAITING:
                 connection.close() if in_flight(connection) else connection.transport.close()
         await wait_while(lambda: connections.open or self.accepting)
         if unfinished := sum(in_flight(each) for each in connections.open):

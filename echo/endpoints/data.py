@@ -21,10 +21,42 @@ AHEAD_SECONDS = 10.0  # for a position that this replica has not received yet
 SEGMENT_PREFIX = "/data/"
 
 NUMBERS = [("content-type", "text/plain; charset=utf-8"), ("x-content-type-options", "nosniff")]
-REVALIDATE = ("cache-control", "no-cache")
-FOR_GOOD = ("cache-control", "max-age=31536000, immutable")
+REVALIDATE, FOR_GOOD = "no-cache", "max-age=31536000, immutable"  # Cache-Control
 # Proxies pass on what comes as it comes: RFC 10036, and nginx's own header.
 AS_IT_COMES = [("cache-control", "no-store"), ("incremental", "?1"), ("x-accel-buffering", "no")]
+
+
+class Representation:
+    """A segment at one size: what its responses have in common, made once."""
+
+    def __init__(self, segment: Segment, modified: int | None, fields: list[tuple[str, str]]) -> None:
+        self.segment, self.size, self.modified = segment, segment.size, modified
+        self.etag = f'"{segment.etag_at(self.size)}"'
+        self.live_fields = [*NUMBERS, *fields, ("etag", self.etag), ("accept-ranges", "bytes")]
+        date = [("last-modified", format_date(modified))] if modified else []
+        self.fields = [*self.live_fields, ("cache-control", FOR_GOOD if segment.next else REVALIDATE), *date]
+        self.not_modified = Response(304, self.fields)
+        self.whole: Response | None = None  # once it was asked for, if it is small
+
+    def is_current(self, segment: Segment, modified: int | None) -> bool:
+        return self.segment is segment and self.size == segment.size and self.modified == modified
+
+    def extends(self, older: str) -> bool:
+        """Return whether `older` is the entity tag of the beginning of this segment."""
+        match = re.fullmatch('"([0-9a-f]+-[0-9]+)-([0-9]{1,16})"', older)
+        return match is not None and match[1] == self.segment.name and int(match[2]) <= self.size
+
+    def respond_whole(self) -> Response:
+        if self.whole:
+            return self.whole
+        body = part_body(self.segment, 0, self.size)
+        response = Response(200, self.fields, body)
+        self.whole = response if isinstance(body, bytes) else None
+        return response
+
+    def respond_part(self, part: Part) -> Response:
+        content_range = ("content-range", f"bytes {part.start}-{part.stop - 1}/{self.size}")
+        return Response(206, [*self.fields, content_range], part_body(self.segment, part.start, part.stop))
 
 
 class Data:
@@ -34,7 +66,7 @@ class Data:
         self.folder = folder
         self.followers = followers
         self.chunks = ChunkCache()
-        self.whole: tuple[Segment, int, int | None, Response] | None = None  # the last complete response, and its key
+        self.current: Representation | None = None
 
     def __call__(self, request: Request) -> Response | Awaitable[Response]:
         """Answer /data with the current segment, its last numbers, or the stream. Raises NotReady and BadQuery."""
@@ -45,83 +77,60 @@ class Data:
         if query.tail is not None:
             return self.tail(segment, query.tail)
         modified = last_modified(segment.modified, time.time())
-        if (
-            self.whole
-            and self.whole[:3] == (segment, segment.size, modified)
-            and CONDITIONS.isdisjoint(request.headers)
-        ):
-            return self.whole[3]
-        location = ("content-location", f"{SEGMENT_PREFIX}{segment.name}")
-        return self.answer(request, segment, modified, [REVALIDATE, location])
+        if not self.current or not self.current.is_current(segment, modified):
+            location = ("content-location", f"{SEGMENT_PREFIX}{segment.name}")
+            self.current = Representation(segment, modified, [location])
+        return self.answer(request, self.current)
 
     def segment(self, request: Request) -> Response | Awaitable[Response]:
         """Answer /data/STREAM-BASE with that segment. Raises NotReady and BadQuery."""
         if request.query:
             raise BadQuery("a segment takes no query: tail and follow go with /data")
         name = parse(request.path.removeprefix(SEGMENT_PREFIX))
-        self.folder.refresh()
+        current = self.folder.refresh()
         segment = self.folder.find(*name) if name else None
         if name and not segment and self.folder.is_gone(*name):
             return Text(410, f"segment {name} is no longer kept: the oldest is {self.folder.segments()[0].name}")
         if not segment:
-            current = self.folder.current
-            return Text(
-                404, f"no segment {request.path!a} here: the current one is {SEGMENT_PREFIX}{current and current.name}"
-            )
-        modified = last_modified(segment.modified, time.time())
-        if not segment.next:
-            return self.answer(request, segment, modified, [REVALIDATE])
-        link = ("link", f'<{SEGMENT_PREFIX}{segment.next.name}>; rel="next"')
-        return self.answer(request, segment, modified, [FOR_GOOD, link])
+            return Text(404, f"no segment {request.path!a} here: the current one is {SEGMENT_PREFIX}{current.name}")
+        link = [("link", f'<{SEGMENT_PREFIX}{segment.next.name}>; rel="next"')] if segment.next else []
+        return self.answer(request, Representation(segment, last_modified(segment.modified, time.time()), link))
 
-    def answer(
-        self, request: Request, segment: Segment, modified: int | None, fields: list[tuple[str, str]]
-    ) -> Response | Awaitable[Response]:
+    def answer(self, request: Request, representation: Representation) -> Response | Awaitable[Response]:
         """Answer with a segment or the part of it that was asked for."""
         headers = request.headers
+        if CONDITIONS.isdisjoint(headers):
+            return representation.respond_whole()
         if request.method == "HEAD" and "range" in headers:
             headers = {name: value for name, value in headers.items() if name != "range"}  # RFC 9110, 14.2
-        size = segment.size
-        etag = f'"{segment.etag_at(size)}"'
-        part = select(headers, etag, size, modified, lambda older: extends(older, segment, size))
-        if part.live and part.start > size and not segment.next:
-            return self.wait_for(request, segment, part.start)
-        if part.status == 416 or part.start > size:
-            return Text(416, f"there are {size} bytes", [("content-range", f"bytes */{size}")])
+        etag, size, segment = representation.etag, representation.size, representation.segment
+        part = select(headers, etag, size, representation.modified, representation.extends)
+        if part.status == 304:
+            return representation.not_modified
         if part.status == 412:
             return Text(412, f"this is {etag} now", [("etag", etag)])
-        fields = [*NUMBERS, *fields, ("etag", etag), ("accept-ranges", "bytes")]
+        if part.live and part.start > size and not segment.next:
+            return self.answer_later(request, segment, part.start)
+        if part.status == 416 or part.start > size:
+            return Text(416, f"there are {size} bytes", [("content-range", f"bytes */{size}")])
         if part.live:
-            return self.live(segment, part, fields)
-        if modified:
-            fields.append(("last-modified", format_date(modified)))
-        if part.status == 206:
-            fields.append(("content-range", f"bytes {part.start}-{part.stop - 1}/{size}"))
-        body = b"" if part.status == 304 else part_body(segment, part.start, part.stop)
-        response = Response(part.status, fields, body)
-        if part.status == 200 and isinstance(body, bytes) and request.path == "/data":
-            self.whole = segment, size, modified, response
-        return response
+            self.check_room()
+            content_range = ("content-range", f"bytes {part.start}-{part.live}/*")
+            fields = [*representation.live_fields, *AS_IT_COMES, content_range]
+            return Response(206, fields, LiveRange(self.followers, segment, part.start))
+        return representation.respond_part(part) if part.status == 206 else representation.respond_whole()
 
     async def tail(self, segment: Segment, lines: int) -> Response:
         size = segment.size
         start = await run_steps(segment.tail(lines))
-        return Response(200, [*NUMBERS, REVALIDATE], part_body(segment, start, size))
+        return Response(200, [*NUMBERS, ("cache-control", REVALIDATE)], part_body(segment, start, size))
 
-    def live(self, segment: Segment, part: Part, fields: list[tuple[str, str]]) -> Response:
-        """Answer with the rest of a segment and all that comes to it (RFC 8673). Raises NotReady."""
-        self.check_room()
-        fields = [field for field in fields if field[0] != "cache-control"]
-        fields += [*AS_IT_COMES, ("content-range", f"bytes {part.start}-{part.live}/*")]
-        return Response(206, fields, LiveRange(self.followers, segment, part.start))
-
-    async def wait_for(self, request: Request, segment: Segment, position: int) -> Response:
+    async def answer_later(self, request: Request, segment: Segment, position: int) -> Response:
         """Answer a live range that begins beyond what this replica has, once it has it. Raises NotReady."""
         deadline = time.monotonic() + AHEAD_SECONDS
         while segment.size < position and not segment.next:
             await self.wait(deadline, f"{segment.stream}-{segment.base + position}")
-        modified = last_modified(segment.modified, time.time())
-        answer = self.answer(request, segment, modified, [REVALIDATE])
+        answer = self(request) if request.path == "/data" else self.segment(request)
         return answer if isinstance(answer, Response) else await answer
 
     async def wait(self, deadline: float, position: str) -> None:
@@ -188,7 +197,7 @@ class Data:
             return False
         if before[0] is not self.folder.current:
             self.chunks.clear()
-            self.whole = None
+            self.current = None
         self.followers.publish()
         return True
 
@@ -201,12 +210,6 @@ class Data:
 def last_modified(changed: float, now: float) -> int | None:
     """Return the second in which the file changed, once it is over: before, the next change may be in it too."""
     return int(changed) if int(changed) < int(now) else None
-
-
-def extends(older: str, segment: Segment, size: int) -> bool:
-    """Return whether `older` is the entity tag of the beginning of a segment that is `size` bytes long now."""
-    match = re.fullmatch('"([0-9a-f]+-[0-9]+)-([0-9]{1,16})"', older)
-    return match is not None and match[1] == segment.name and int(match[2]) <= size
 
 
 def part_body(segment: Segment, start: int, stop: int) -> bytes | Body:

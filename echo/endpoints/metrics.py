@@ -39,7 +39,7 @@ def render(stats: Stats, data: Data, state: DataState, accept: str) -> tuple[str
     ProcessCollector(registry=registry)
     try:
         encode, content_type = choose_encoder(accept)
-    except ValueError:  # of a version that is no number
+    except (TypeError, ValueError):  # the version is no number
         encode, content_type = choose_encoder("")
     return content_type, encode(registry)
 

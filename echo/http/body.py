@@ -13,9 +13,11 @@ class SizedBody:
 
     def __init__(self, length: int) -> None:
         self.left = length
+        self.skipped = 0  # bytes of data so far
 
     def skip(self, data: bytes) -> bytes | None:
         """Return what follows the body in `data`; None while the body has not ended."""
+        self.skipped += min(self.left, len(data))
         if len(data) < self.left:
             self.left -= len(data)
             return None
@@ -26,6 +28,7 @@ class ChunkedBody:
     """Skips a chunked body and its trailer (RFC 9112, 7.1)."""
 
     def __init__(self) -> None:
+        self.skipped = 0
         self.line = b""  # received without its end
         self.data = 0  # bytes of this chunk still to come
         self.total = 0  # bytes, without line ends
@@ -38,6 +41,7 @@ class ChunkedBody:
             if self.data:
                 skipped = min(self.data, len(data))
                 data, self.data = data[skipped:], self.data - skipped
+                self.skipped += skipped
             line, end, rest = (self.line + data).partition(b"\r\n")
             if not end:
                 self.line = line

@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import enum
+import heapq
 import os
-import re
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -19,13 +19,14 @@ from echo.http.request import (
     MAX_TARGET_BYTES,
     BadRequest,
     Request,
+    check_beginning,
     parse_head,
     parse_repeated_head,
 )
 from echo.http.response import MAX_BUFFERED_BYTES, MAX_PIECE_BYTES, Body, Response
 
 HEAD_SECONDS = 10.0  # for the head of a request, from the connection or its first byte on
-BODY_SECONDS = 10.0  # between two reads of a request's body
+BODY_SECONDS = 10.0  # between two pieces of a request's body
 IDLE_SECONDS = 30.0  # between two requests
 LINGER_SECONDS = 2.0  # for the client to close after the last response (RFC 9112, 9.6)
 SWEEP_SECONDS = 1.0  # between two looks for connections whose time is up
@@ -33,19 +34,20 @@ MAX_PIPELINED = 16  # requests answered in a row before other connections have t
 MAX_DISCARDED_BYTES = 2**20  # received while a connection closes
 TURNS_PER_PASS = 4  # bodies that send a piece in one pass of the event loop
 
-METHOD_START = re.compile(rb"[A-Za-z]")
-BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
-
 
 class State(enum.Enum):
     """What a connection is doing."""
 
-    IDLE = "between two requests"
+    NEW = "waiting for the first request"
+    IDLE = "waiting for another request"
     HEAD = "receiving a head"
     BODY = "receiving a body"
     RESPONDING = "making or sending a response"
     CLOSING = "waiting for the client to close"
     CLOSED = "closed"
+
+
+WAITING = (State.IDLE, State.NEW)
 
 
 class Handler(Protocol):
@@ -62,6 +64,7 @@ class Connections:
         self.handler, self.loop, self.log = handler, loop, log
         self.open: set[Connection] = set()
         self.closing = False  # no connection is kept after its response
+        self.on_close: Callable[[], None] = lambda: None
         self.requests = self.bytes_sent = 0  # bytes of bodies
         self.turns: deque[Callable[[], None]] = deque()
         self.turning = False  # whether run_turns is about to be called
@@ -93,27 +96,25 @@ class Connections:
         for callback in now:
             callback()
 
-    def close_idle(self, seconds: float = 0.0) -> bool:
-        """Close all connections that have waited this long for their next request; return whether there was one."""
-        longest = self.loop.time() + IDLE_SECONDS - seconds
-        idle = [each for each in self.open if each.state is State.IDLE and each.deadline <= longest]
-        for connection in idle:
-            connection.close()
-        return bool(idle)
+    def close_idle(self, most: int) -> None:
+        """Close those that have waited longest for another request, to make room."""
+        idle = [each for each in self.open if each.state is State.IDLE and not each.blocked]
+        for connection in heapq.nsmallest(most, idle, key=lambda each: each.deadline):
+            connection.transport.close()
 
 
 class Connection(asyncio.BufferedProtocol):
     """One client's connection. It is also the stream that the body of a response is sent to."""
 
     __slots__ = (
-        *("blocked", "body", "buffer", "chunked", "client", "connections", "deadline", "discarded", "keep_alive"),
-        *("piece_bytes", "request", "request_body", "scanned", "socket", "state", "task", "transport"),
+        *("blocked", "body", "buffer", "chunked", "client", "connections", "deadline", "discarded", "half_closed"),
+        *("keep_alive", "piece_bytes", "request", "request_body", "scanned", "socket", "state", "task", "transport"),
     )
     transport: asyncio.Transport
 
     def __init__(self, connections: Connections) -> None:
         self.connections = connections
-        self.state = State.IDLE
+        self.state = State.NEW
         self.buffer = b""  # received and not looked at
         self.discarded = 0  # bytes received after the last response
         self.scanned = 0  # bytes of it that hold no end of a head
@@ -122,6 +123,7 @@ class Connection(asyncio.BufferedProtocol):
         self.body: Body | None = None  # of the response that is being sent
         self.task: asyncio.Future[Response] | None = None  # that makes the response
         self.chunked = self.keep_alive = False
+        self.half_closed = False  # the client sends no more
         self.blocked = False  # whether something of ours waits for the socket
 
     # Called by the event loop.
@@ -150,8 +152,6 @@ class Connection(asyncio.BufferedProtocol):
             return
         data = bytes(self.connections.input[:nbytes])
         self.buffer = self.buffer + data if self.buffer else data
-        if state is State.BODY:
-            self.deadline = self.connections.loop.time() + BODY_SECONDS
         if state is not State.RESPONDING:
             self.advance()
         elif len(self.buffer) > MAX_BUFFERED_BYTES:
@@ -159,10 +159,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         """Answer a client that sends no more; a stream without end is for those who keep their side open."""
-        self.keep_alive = False
-        if self.state is not State.RESPONDING or self.socket is None:
+        self.half_closed = True
+        if self.socket is None or (self.body and self.body.length is None):
             return False
-        return self.body is None or self.body.length is not None
+        return self.state is State.RESPONDING or (self.state in WAITING and bool(self.buffer))
 
     def pause_writing(self) -> None:
         self.blocked = True
@@ -177,6 +177,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.state, self.deadline = State.CLOSED, inf
         self.connections.open.discard(self)
+        self.connections.on_close()
         if self.task:
             self.task.cancel()
         self.end_body()
@@ -195,29 +196,39 @@ class Connection(asyncio.BufferedProtocol):
                 self.refuse(error)
                 return
             if not complete:
-                self.transport.resume_reading()
+                self.wait_for_more()
                 return
             self.handle()
-            if self.state is not State.IDLE or not self.buffer:
+            if self.state is not State.IDLE:
+                return
+            if not self.buffer:
+                self.wait_for_more()
                 return
         self.transport.pause_reading()
         self.connections.take_turn(self.advance_if_idle)
 
+    def wait_for_more(self) -> None:
+        if self.half_closed:
+            self.close()
+        else:
+            self.transport.resume_reading()
+
     def read_head(self) -> bool:
         """Take a head off the buffer; return whether a request is complete with it. Raises BadRequest."""
-        if self.state is State.IDLE:
+        if self.state in WAITING:
             while self.buffer.startswith(b"\r\n"):  # RFC 9112, 2.2; it does not prolong the wait for a request
                 self.buffer = self.buffer[2:]
             if not self.buffer or self.buffer == b"\r":
                 return False
             self.scanned = 0
         end = self.buffer.find(b"\r\n\r\n", self.scanned)
-        if end > MAX_HEAD_BYTES or (end < 0 and len(self.buffer) > MAX_HEAD_BYTES):
-            line = self.buffer.find(b"\r\n", 0, MAX_TARGET_BYTES + 32)
-            raise BadRequest(414 if line < 0 else 431, f"the head is longer than {MAX_HEAD_BYTES} bytes")
-        if end < 0:
+        if end < 0 and len(self.buffer) <= MAX_HEAD_BYTES + 3:
             self.wait_for_head()
             return False
+        if end < 0 or end > MAX_HEAD_BYTES:
+            check_beginning(self.buffer[:MAX_HEAD_BYTES])
+            line = self.buffer.find(b"\r\n", 0, MAX_TARGET_BYTES + 32)
+            raise BadRequest(414 if line < 0 else 431, f"the head is longer than {MAX_HEAD_BYTES} bytes")
         parse = parse_repeated_head if end <= MAX_REPEATED_BYTES else parse_head
         self.request = parse(self.buffer[:end])
         self.buffer = self.buffer[end + 4 :]
@@ -225,12 +236,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def wait_for_head(self) -> None:
         """Wait for the rest of a head. Raises BadRequest if it can be none."""
-        if BARE_LINE_FEED.search(self.buffer, self.scanned):
-            raise BadRequest(400, "lines end in CRLF (RFC 9112, 2.2)")
-        if not METHOD_START.match(self.buffer):
-            raise BadRequest(400, "that is no HTTP")
+        check_beginning(self.buffer, self.scanned)
         self.scanned = max(0, len(self.buffer) - 3)
-        if self.state is State.IDLE:
+        if self.state in WAITING:
             self.state, self.deadline = State.HEAD, self.connections.loop.time() + HEAD_SECONDS
 
     def begin_body(self, request: Request) -> bool:
@@ -242,9 +250,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def read_body(self) -> bool:
         """Skip what was received of a body; return whether it has ended. Raises BadRequest."""
-        assert self.request_body
-        rest = self.request_body.skip(self.buffer)
+        body = self.request_body
+        assert body
+        before = body.skipped
+        rest = body.skip(self.buffer)
         self.buffer = rest or b""
+        if body.skipped > before:  # not by chunk extensions or trailers alone
+            self.deadline = self.connections.loop.time() + BODY_SECONDS
         return rest is not None
 
     def handle(self) -> None:
@@ -279,6 +291,10 @@ class Connection(asyncio.BufferedProtocol):
         self.chunked = False
         framing = b""
         if not isinstance(body, bytes) and body.length is None and request.method != "HEAD":
+            if self.half_closed:
+                body.close()
+                self.transport.close()
+                return
             self.chunked = request.minor > 0
             framing = b"transfer-encoding: chunked\r\n" if self.chunked else b""
             self.keep_alive &= self.chunked  # without chunks the end of the connection is the end of the body
@@ -376,7 +392,7 @@ class Connection(asyncio.BufferedProtocol):
             self.refuse(BadRequest(408, f"the head did not arrive within {HEAD_SECONDS:g} s"))
         elif self.state is State.BODY:
             self.refuse(BadRequest(408, f"the body paused for {BODY_SECONDS:g} s"))
-        elif self.state is State.IDLE:
+        elif self.state in WAITING:
             self.close()
         elif not self.blocked:
             self.transport.abort()

@@ -26,6 +26,7 @@ class Range:
     live: str = ""  # the digits of `last`, if it is beyond every end: the client wants what comes, too (RFC 8673)
 
 
+@functools.lru_cache(maxsize=256)  # clients that poll send the same one again and again
 def parse_range(value: str) -> Range | None:
     """Return the only range of a Range field; None if it is malformed, of another unit, or has several ranges."""
     match = RANGE_SET.fullmatch(value)
@@ -45,11 +46,12 @@ def number(digits: str) -> int:
     return int(digits) if len(digits) <= 18 else 10**18
 
 
-def parse_etags(value: str) -> list[str]:
-    """Return the entity tags of If-Match or If-None-Match as they stand, or ["*"]; none if it is malformed."""
+@functools.lru_cache(maxsize=256)
+def parse_etags(value: str) -> tuple[str, ...]:
+    """Return the entity tags of If-Match or If-None-Match as they stand, or "*"; none if it is malformed."""
     if value == "*":
-        return ["*"]
-    return re.findall(ENTITY_TAG, value) if ENTITY_TAGS.fullmatch(value) else []
+        return ("*",)
+    return tuple(re.findall(ENTITY_TAG, value)) if ENTITY_TAGS.fullmatch(value) else ()
 
 
 def parse_date(value: str | None) -> int | None:

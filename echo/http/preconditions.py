@@ -32,13 +32,13 @@ def select(
         return Part(200, 0, size)
     if "if-match" in headers:
         tags = parse_etags(headers["if-match"])
-        if etag not in tags and tags != ["*"]:
+        if etag not in tags and tags != ("*",):
             return Part(412, 0, 0)
     elif (date := parse_date(headers.get("if-unmodified-since"))) is not None and modified and modified > date:
         return Part(412, 0, 0)
     if "if-none-match" in headers:
         tags = parse_etags(headers["if-none-match"])
-        if tags == ["*"] or etag in [tag.removeprefix("W/") for tag in tags]:
+        if etag in tags or tags == ("*",) or f"W/{etag}" in tags:
             return Part(304, 0, 0)
     elif (date := parse_date(headers.get("if-modified-since"))) is not None and modified and modified <= date:
         return Part(304, 0, 0)

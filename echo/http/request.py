@@ -14,6 +14,8 @@ MAX_BODY_BYTES = 65536
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE")
 
+METHOD_START = re.compile(rb"[A-Za-z]")
+BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 REQUEST_LINE = re.compile(rf"({TOKEN}) ([!-~]+) HTTP/([0-9])\.([0-9])")
 FIELDS = re.compile(rf"(?:\r\n{TOKEN}:[\t -~\x80-\xff]*)*")
@@ -50,8 +52,20 @@ class Request:
         return self.minor > 0 and self.body != 0 and "expect" in self.headers
 
 
+def check_beginning(head: bytes, start: int = 0) -> None:
+    """Check what was received of a head, its line ends from `start` on. Raises BadRequest.
+
+    What can be no head is refused before it is complete, and the same way however it was cut.
+    """
+    if not METHOD_START.match(head):
+        raise BadRequest(400, "that is no HTTP")
+    if BARE_LINE_FEED.search(head, start):
+        raise BadRequest(400, "lines end in CRLF (RFC 9112, 2.2)")
+
+
 def parse_head(head: bytes) -> Request:
     """Parse a request line and fields, without the empty line that ends them. Raises BadRequest."""
+    check_beginning(head)
     text = head.decode("latin-1")
     line, _, rest = text.partition("\r\n")
     match = REQUEST_LINE.fullmatch(line)

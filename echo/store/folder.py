@@ -33,6 +33,7 @@ class DataFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._path = str(path)  # os.stat takes it sooner
         self.current: Segment | None = None
         self.grown = 0  # bytes that came since the first look
         self.segment_changes = 0
@@ -48,7 +49,7 @@ class DataFolder:
     def refresh(self) -> Segment:
         """Look at the folder, at the cost of one stat(2) while it is unchanged. Raises NotReady."""
         try:
-            there = os.stat(self.path)
+            there = os.stat(self._path)
             seen = (there.st_ino, there.st_size, there.st_mtime_ns, there.st_dev)
             if seen == self._seen and time.monotonic() < self._scan_due and self.current:
                 return self.current

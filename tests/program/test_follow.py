@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 import requests
-
 from echo.datafile import SMALL, DataFile
-from echo.endpoints.steps import run_steps
 from echo.watch import Watch
+
+from echo.endpoints.steps import run_steps
 from support import ROOT, alike, free_port, need, running, wait_until
 from test_echo import Echo, append, numbers, replace, serving
 

@@ -8,11 +8,11 @@ from email.utils import format_datetime
 from urllib.parse import quote_from_bytes
 
 import pytest
+from echo.datafile import BLOCK, LONGEST, NotReady, name_generation, tail_offset, whole_lines
 from hypothesis import example, given
 from hypothesis import settings as profiles
 from hypothesis import strategies as st
 
-from echo.datafile import BLOCK, LONGEST, NotReady, name_generation, tail_offset, whole_lines
 from echo.endpoints.data import extends, last_modified
 from echo.endpoints.follow import EVENTS, LINES
 from echo.endpoints.query import BadQuery, Query, parse_position, parse_query

@@ -1,0 +1,128 @@
+"""An event loop, a clock and a socket that do only what a test says: connections are tested without a network."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+
+class FakeLoop:
+    """Callbacks run when `run` is called; time goes on when `advance` is called."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.callbacks: deque[Callable[[], object]] = deque()
+
+    def time(self) -> float:
+        return self.now
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        self.callbacks.append(callback)
+
+    def run(self) -> None:
+        """Call back until nobody wants that any more."""
+        for _ in range(1_000_000):
+            if not self.callbacks:
+                return
+            self.callbacks.popleft()()
+        raise AssertionError("the callbacks never end")
+
+
+class Receiver(Protocol):
+    """The part of asyncio.BufferedProtocol that a transport calls."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None: ...
+    def get_buffer(self, sizehint: int) -> memoryview: ...
+    def buffer_updated(self, nbytes: int) -> None: ...
+    def eof_received(self) -> bool | None: ...
+    def resume_writing(self) -> None: ...
+    def connection_lost(self, exc: Exception | None) -> None: ...
+
+
+class FakeTransport(asyncio.Transport):
+    """A socket that takes `capacity` bytes, and more when the client takes them; what it took is in `sent`."""
+
+    def __init__(self, loop: FakeLoop, receiver: Receiver, capacity: int = 2**40) -> None:
+        super().__init__({"peername": ("192.0.2.1", 1), "socket": object()})
+        self.loop, self.receiver = loop, receiver
+        self.capacity = capacity
+        self.sent = bytearray()
+        self.waiting = bytearray()  # for the client to take what was sent before
+        self.received = b""  # from the client, and not read because reading is paused
+        self.eof = self.reading_paused = self.ending = self.closed = False
+        receiver.connection_made(self)
+
+    # What the client does.
+
+    def feed(self, data: bytes) -> None:
+        """Receive bytes; those that the connection does not want yet wait."""
+        self.received += data
+        self.deliver()
+
+    def deliver(self) -> None:
+        while self.received and not (self.reading_paused or self.ending):
+            buffer = self.receiver.get_buffer(-1)
+            size = min(len(buffer), len(self.received))
+            buffer[:size], self.received = self.received[:size], self.received[size:]
+            self.receiver.buffer_updated(size)
+
+    def feed_eof(self) -> None:
+        if not self.ending and not self.receiver.eof_received():
+            self.close()
+
+    def take(self, count: int) -> None:
+        """Make room for so many bytes."""
+        self.capacity += count
+        self.fill()
+        if not self.waiting and not self.ending:
+            self.receiver.resume_writing()
+
+    def fill(self) -> None:
+        size = min(self.capacity, len(self.waiting))
+        self.sent += self.waiting[:size]
+        del self.waiting[:size]
+        self.capacity -= size
+        if self.ending and not self.waiting:
+            self.lose()
+
+    # What the connection does.
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert not self.eof, "a write after the end"
+        self.waiting += data
+        self.fill()
+
+    def write_eof(self) -> None:
+        self.eof = True
+
+    def pause_reading(self) -> None:
+        self.reading_paused = True
+
+    def resume_reading(self) -> None:
+        if self.reading_paused:
+            self.reading_paused = False
+            self.loop.call_soon(self.deliver)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        assert not high
+
+    def get_write_buffer_size(self) -> int:
+        return len(self.waiting)
+
+    def is_closing(self) -> bool:
+        return self.ending
+
+    def close(self) -> None:
+        self.ending = True
+        if not self.waiting:
+            self.lose()
+
+    def abort(self) -> None:
+        self.ending = True
+        self.waiting.clear()
+        self.lose()
+
+    def lose(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self.loop.call_soon(lambda: self.receiver.connection_lost(None))

@@ -1,0 +1,227 @@
+"""HTTP by its bytes: a running echo, and a client that takes a response apart without forgiving anything."""
+
+import contextlib
+import os
+import re
+import resource
+import select
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from support import Program, running, wait_until
+
+TICKS = os.sysconf("SC_CLK_TCK")
+STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-5][0-9]{2}) [ -~]*\r\n")
+FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e\x80-\xff]*?)[ \t]*\r\n")
+
+
+@dataclass(frozen=True)
+class Response:
+    """A response; field names are in lower case."""
+
+    status: int
+    fields: dict[str, str]
+    body: bytes
+
+
+class Connection:
+    """A client's connection that receives little unless it is read."""
+
+    def __init__(self, port: int, timeout: float = 20, receive_buffer: int = 4096) -> None:
+        self.socket = socket.socket()
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.settimeout(timeout)
+        try:
+            self.socket.connect(("127.0.0.1", port))
+        except OSError:
+            self.socket.close()
+            raise
+        self.reader = self.socket.makefile("rb")
+
+    def __enter__(self) -> "Connection":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.reader.close()
+        self.socket.close()
+
+    def send(self, data: bytes) -> None:
+        """Send all of it. A server that has closed already may refuse the rest."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.socket.sendall(data)
+
+    def readable(self) -> bool:
+        """Whether something has come, or the end."""
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def line(self) -> bytes:
+        return self.reader.readline(65536)
+
+    def head(self) -> tuple[int, dict[str, str]]:
+        """Read a response's status and fields. Raises EOFError at the end of the connection."""
+        line = self.line()
+        if not line:
+            raise EOFError
+        match = STATUS_LINE.fullmatch(line)
+        assert match, f"not a status line: {line!r}"
+        fields: dict[str, str] = {}
+        while (line := self.line()) != b"\r\n":
+            field = FIELD.fullmatch(line)
+            assert field, f"not a field line: {line!r}"
+            name = field[1].decode().lower()
+            assert name not in fields, f"{name} comes twice"
+            fields[name] = field[2].decode("latin-1")
+        return int(match[1]), fields
+
+    def chunk(self) -> bytes:
+        """Read a chunk; the last one is empty."""
+        size = re.fullmatch(rb"([0-9a-fA-F]+)\r\n", self.line())
+        assert size
+        content = self.exactly(int(size[1], 16))
+        assert self.line() == b"\r\n"
+        return content
+
+    def exactly(self, size: int) -> bytes:
+        content = self.reader.read(size)
+        assert len(content) == size, f"{len(content)} bytes of {size}"
+        return content
+
+    def response(self, method: str = "GET") -> Response:
+        """Read one response. Raises EOFError at the end of the connection."""
+        status, fields = self.head()
+        assert not {"transfer-encoding", "content-length"} <= fields.keys()
+        if method == "HEAD" or status < 200 or status in (204, 304):
+            return Response(status, fields, b"")
+        if "transfer-encoding" in fields:
+            assert fields["transfer-encoding"] == "chunked"
+            return Response(status, fields, b"".join(iter(self.chunk, b"")))
+        if "content-length" in fields:
+            return Response(status, fields, self.exactly(int(fields["content-length"])))
+        return Response(status, fields, self.reader.read())
+
+    def responses(self) -> list[Response]:
+        """Read all until the server closes the connection."""
+        found = []
+        with contextlib.suppress(EOFError, ConnectionResetError):
+            while True:
+                found.append(self.response())
+        return found
+
+    def statuses(self) -> list[int]:
+        return [response.status for response in self.responses()]
+
+
+@dataclass(frozen=True)
+class Echo:
+    """A running echo."""
+
+    program: Program
+    port: int
+
+    def connect(self, timeout: float = 20, receive_buffer: int = 4096) -> Connection:
+        return Connection(self.port, timeout, receive_buffer)
+
+    def exchange(self, request: bytes) -> list[Response]:
+        """Send these bytes on a new connection; returns all responses until the server closes it."""
+        with self.connect() as client:
+            client.send(request)
+            return client.responses()
+
+    def get(self, target: str = "/data", *fields: str) -> Response:
+        """One request on a connection of its own."""
+        responses = self.exchange(get(target, *fields, "Connection: close"))
+        assert len(responses) == 1
+        return responses[0]
+
+    def catch_up(self) -> None:
+        """Wait until everything that was sent before has been read; echo serves all connections in one thread."""
+        for _ in range(2):
+            assert self.get("/healthz").status == 200
+
+    def proc(self, file: str, pattern: str) -> int:
+        match = re.search(pattern, Path(f"/proc/{self.program.pid}/{file}").read_text())
+        assert match
+        return int(match[1])
+
+    def rss(self) -> int:
+        """Bytes of resident memory."""
+        return self.proc("status", r"VmRSS:\s+(\d+) kB") * 1024
+
+    def peak_rss(self) -> int:
+        """The most that it ever was."""
+        return self.proc("status", r"VmHWM:\s+(\d+) kB") * 1024
+
+    def cpu_seconds(self) -> float:
+        """Of user and system time so far."""
+        fields = Path(f"/proc/{self.program.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS
+
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.program.pid}/fd"))
+
+    def serves(self) -> bool:
+        """Whether it still serves, and its log has no traceback."""
+        assert self.program.process.poll() is None and "Traceback" not in self.program.output, self.program.output
+        return self.get("/healthz").status == 200
+
+
+def get(target: str = "/data", *fields: str, method: str = "GET") -> bytes:
+    """A request's head, with a Host."""
+    return "\r\n".join([f"{method} {target} HTTP/1.1", "Host: x", *fields, "", ""]).encode("latin-1")
+
+
+@contextlib.contextmanager
+def serving(source: Path, *flags: str, before: Sequence[str] = ()) -> Iterator[Echo]:
+    """Run an echo; `before` is a command that runs it."""
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "echo",
+        "--source",
+        source,
+        "--listen",
+        "127.0.0.1:0",
+        "--stale",
+        "0",
+    ]
+    with running([*before, *command, *flags]) as program:
+        port = program.said("^serving .* on http://.*:([0-9]+)/data$")[1]
+        yield Echo(program, int(port))
+
+
+@contextlib.contextmanager
+def connections(echo: Echo, count: int, receive_buffer: int = 4096) -> Iterator[list[Connection]]:
+    """So many connections, which the end of the context closes."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(echo.connect(receive_buffer=receive_buffer)) for _ in range(count)]
+
+
+def wait_for_idle(echo: Echo, seconds: float = 0.25) -> None:
+    """Wait until it has nothing to do for so long, which is: it has sent all that its clients take."""
+
+    def idle() -> bool:
+        before = echo.cpu_seconds()
+        time.sleep(seconds)
+        return echo.cpu_seconds() - before < seconds / 10
+
+    wait_until(idle)
+
+
+def allow_descriptors(count: int) -> None:
+    """Raise this process's own limit, if it is lower."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(count, hard)), hard))
+
+
+def numbers(count: int) -> bytes:
+    """So many lines of six bytes, each another one."""
+    return b"".join(b"%05d\n" % (number % 100_000) for number in range(count))
