@@ -97,6 +97,7 @@ def test_size_and_numbers_are_those_of_the_segment(echo: Echo, data: Path, write
 
 
 def test_a_damaged_segment_is_a_problem_until_the_next(echo: Echo, writer: Writer) -> None:
+    assert echo.status()["problem"] is None
     os.truncate(writer.file, 3)
     assert "was truncated or overwritten" in str(echo.status()["problem"])
     writer.rotate(b"1\n")
