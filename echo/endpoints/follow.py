@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from echo.endpoints.followers import Follower, Followers
 from echo.endpoints.query import BadQuery
 from echo.http.response import Stream, frame
-from echo.store import Segment
+from echo.store import MAX_LINE_BYTES, Segment
 
 CACHED_CHUNKS = 16  # formatted, for all who are at the same position
 
@@ -73,7 +73,8 @@ class ChunkCache:
         key = (segment, start, min(start + format.chunk_bytes, segment.size), format)
         chunk = self.chunks.get(key)
         if chunk is None:
-            lines = segment.lines(start, format.chunk_bytes)
+            lines = segment.lines(start, max(format.chunk_bytes, MAX_LINE_BYTES))
+            lines = lines[: lines.rfind(b"\n", 0, format.chunk_bytes) + 1 or lines.find(b"\n") + 1]
             data = format.numbers(segment.stream, segment.base + start, lines)
             if len(self.chunks) >= CACHED_CHUNKS:
                 del self.chunks[next(iter(self.chunks))]

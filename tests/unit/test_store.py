@@ -18,43 +18,12 @@ from hypothesis import strategies as st
 from echo.store import MAX_LINE_BYTES, DataFolder, NotReady, Place, Segment, SegmentName, State, folder, parse, segment
 from echo.store.names import parse_file_name, successor
 from echo.store.segment import BLOCK_BYTES, CACHE_BYTES, tail_position, whole_lines
+from segments import OTHER, STREAM, Writer
 
 profiles.register_profile("store", derandomize=True, deadline=None)
 profiles.load_profile("store")
 
-STREAM, OTHER = "5f3a9c21", "0a0b0c0d"
 NAMES = st.builds(SegmentName, st.sampled_from([STREAM, OTHER]), st.integers(0, 10**16 - 1))
-
-
-class Writer:
-    """Writes segments as the generator does."""
-
-    def __init__(self, path: Path, stream: str = STREAM, base: int = 0) -> None:
-        self.path = path
-        self.name = SegmentName(stream, base)
-        self.size = 0
-
-    @property
-    def file(self) -> Path:
-        return self.path.with_name(self.name.file_name(self.path.name))
-
-    def append(self, lines: bytes) -> None:
-        with self.file.open("ab") as file:
-            file.write(lines)
-        self.size += len(lines)
-        if not self.path.is_symlink():
-            self.link()
-
-    def rotate(self, lines: bytes, gap: int = 0, stream: str = "") -> None:
-        base = 0 if stream else self.name.base + self.size + gap
-        self.name, self.size = SegmentName(stream or self.name.stream, base), len(lines)
-        self.file.write_bytes(lines)
-        self.link()
-
-    def link(self) -> None:
-        new = self.path.with_name("data.new")
-        new.symlink_to(self.file.name)
-        new.replace(self.path)
 
 
 @pytest.fixture

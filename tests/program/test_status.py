@@ -15,8 +15,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from echo import VERSION
+from echo_program import Echo, serving
+from segments import OTHER, STREAM, Writer
 from support import running, wait_until
-from test_echo import Echo, append, replace, serving
 
 
 @pytest.fixture
@@ -25,9 +26,15 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def echo(data: Path) -> Iterator[Echo]:
-    """An echo whose file has three numbers, and which can be appended to."""
-    data.write_bytes(b"10\n20\n30\n")
+def writer(data: Path) -> Writer:
+    """A data folder that has three numbers, and can be appended to."""
+    writer = Writer(data)
+    writer.append(b"10\n20\n30\n")
+    return writer
+
+
+@pytest.fixture
+def echo(data: Path, writer: Writer) -> Iterator[Echo]:
     with serving(data, "--stale", "0") as echo:
         yield echo
 
@@ -53,7 +60,10 @@ def test_status_has_all_documented_fields(echo: Echo, data: Path) -> None:
         "version": VERSION,
         "host": platform.node(),
         "source": str(data),
-        "generation": echo.get().headers["etag"].strip('"').partition("-")[0],
+        "stream": STREAM,
+        "offset": 9,
+        "segment": f"{STREAM}-0",
+        "segments": [f"{STREAM}-0"],
         "size": 9,
         "numbers": 3,
         "followers": 0,
@@ -65,20 +75,33 @@ def test_status_has_all_documented_fields(echo: Echo, data: Path) -> None:
 def test_status_before_the_first_number_says_why_there_is_none(data: Path) -> None:
     with serving(data) as echo:
         status = echo.get("/status").json()
-        assert status["problem"] == f"{data} is not there yet"
-        assert {status[name] for name in ("generation", "size", "numbers", "age", "rate")} == {None}
+        assert status["problem"] == f"{data} does not exist yet"
+        assert {status[name] for name in ("stream", "offset", "segment", "size", "numbers", "age", "rate")} == {None}
         families = {family.name for family in parse(echo.get("/metrics").text)}
         assert "echo_data_available" in families and "echo_data_bytes" not in families
 
 
-def test_numbers_are_those_of_the_generation(echo: Echo, data: Path) -> None:
+def test_size_and_numbers_are_those_of_the_segment(echo: Echo, data: Path, writer: Writer) -> None:
     for more in (b"40\n", b"5", b"0\n", b"60\n" * 1000):
-        append(data, more)
-        assert echo.get("/status").json()["numbers"] == data.read_bytes().count(b"\n")
-    replace(data, b"1\n2\n")
-    assert echo.get("/status").json()["numbers"] == 2
-    os.truncate(data, 2)
-    assert echo.get("/status").json()["numbers"] == 1
+        writer.append(more)
+        assert echo.status()["numbers"] == data.read_bytes().count(b"\n")
+    offset = writer.end
+    writer.rotate(b"1\n2\n")
+    status = echo.status()
+    assert (status["numbers"], status["size"]) == (2, 4)
+    assert (status["segment"], status["offset"]) == (f"{STREAM}-{offset}", offset + 4)
+    assert status["segments"] == [f"{STREAM}-0", f"{STREAM}-{offset}"]
+    writer.rotate(b"3\n", stream=OTHER)
+    status = echo.status()
+    assert (status["stream"], status["offset"], status["numbers"]) == (OTHER, 2, 1)
+
+
+def test_a_damaged_segment_is_a_problem_until_the_next(echo: Echo, writer: Writer) -> None:
+    assert echo.status()["problem"] is None
+    os.truncate(writer.file, 3)
+    assert "was truncated or overwritten" in str(echo.status()["problem"])
+    writer.rotate(b"1\n")
+    assert echo.status()["problem"] is None
 
 
 def test_size_and_numbers_are_of_the_same_moment(data: Path) -> None:
@@ -91,19 +114,20 @@ def test_size_and_numbers_are_of_the_same_moment(data: Path) -> None:
             assert status["size"] == status["numbers"] * 6
 
 
-def test_age_is_that_of_the_newest_number(echo: Echo, data: Path) -> None:
+def test_age_is_that_of_the_newest_number(data: Path, writer: Writer) -> None:
     os.utime(data, (1e9, 1e9))
-    assert echo.get("/status").json()["age"] > 1e8
-    append(data, b"40\n")
-    assert echo.get("/status").json()["age"] < 20
+    with serving(data) as echo:
+        assert echo.get("/status").json()["age"] > 1e8
+        writer.append(b"40\n")
+        assert echo.get("/status").json()["age"] < 20
 
 
-def test_rate_is_numbers_per_second_over_what_was_seen(echo: Echo, data: Path) -> None:
-    """Also across a generation's end, and whatever their length."""
+def test_rate_is_numbers_per_second_over_what_was_seen(echo: Echo, writer: Writer) -> None:
+    """Also across a segment's end, and whatever their length."""
     assert echo.get("/status").json()["rate"] in (None, 0)
-    append(data, b"100000000\n" * 30)
+    writer.append(b"100000000\n" * 30)
     assert echo.get("/status").json()["numbers"] == 33
-    replace(data, b"100000000\n" * 30)
+    writer.rotate(b"100000000\n" * 30)
 
     def rate() -> float | None:
         status = echo.get("/status").json()
@@ -163,29 +187,29 @@ def test_requests_are_counted_by_route_and_status(echo: Echo) -> None:
         assert taken is not None and 0 < taken < 20
 
 
-def test_a_stream_is_counted_when_it_begins_and_its_bytes_as_they_are_sent(echo: Echo, data: Path) -> None:
+def test_a_stream_is_counted_and_its_bytes_as_they_are_sent(echo: Echo, writer: Writer) -> None:
     with requests.get(f"{echo.url}/data?follow", stream=True) as stream:
         lines = stream.iter_lines()
         assert [next(lines) for _ in range(3)] == [b"10", b"20", b"30"]
         assert metric(echo, "echo_followers") == 1
         assert metric(echo, "echo_http_requests_total", route="/data?follow", status="200") == 1
         before = metric(echo, "echo_http_sent_bytes_total")
-        append(data, b"40\n" * 1_000_000)
+        writer.append(b"40\n" * 1_000_000)
         assert next(lines) == b"40"
         assert before is not None
         wait_until(lambda: (metric(echo, "echo_http_sent_bytes_total") or 0) > before + 100_000)
     wait_until(lambda: metric(echo, "echo_followers") == 0)
 
 
-def test_the_data_are_measured(echo: Echo, data: Path) -> None:
-    append(data, b"40\n")
+def test_the_data_are_measured(echo: Echo, writer: Writer) -> None:
+    writer.append(b"40\n")
     assert metric(echo, "echo_data_bytes") == 12
     assert metric(echo, "echo_data_numbers") == 4
-    assert metric(echo, "echo_generations_total") == 0
+    assert metric(echo, "echo_segment_changes_total") == 0
     age = metric(echo, "echo_newest_number_age_seconds")
     assert age is not None and 0 <= age < 20
-    replace(data, b"1\n")
-    assert metric(echo, "echo_generations_total") == 1
+    writer.rotate(b"1\n")
+    assert metric(echo, "echo_segment_changes_total") == 1
     assert metric(echo, "echo_data_bytes") == 2
     assert (metric(echo, "process_resident_memory_bytes") or 0) > 2**20
 

@@ -1,36 +1,36 @@
-"""echo's pure logic: which bytes a request is to get, where lines begin and end, what a file is called."""
+"""The pure logic of the endpoints: which bytes a request gets, queries, event ids, formats, statistics."""
 
 import re
 import string
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from urllib.parse import quote_from_bytes
 
 import pytest
-from echo.datafile import BLOCK, LONGEST, NotReady, name_generation, tail_offset, whole_lines
 from hypothesis import example, given
 from hypothesis import settings as profiles
 from hypothesis import strategies as st
 
-from echo.endpoints.data import extends, last_modified
-from echo.endpoints.follow import EVENTS, LINES
-from echo.endpoints.query import BadQuery, Query, parse_position, parse_query
+from echo.endpoints.data import Representation, last_modified
+from echo.endpoints.follow import EVENTS, LINES, CannotSay
+from echo.endpoints.query import BadQuery, Query, parse_event_id, parse_query
 from echo.endpoints.stats import BOUNDS, WINDOW, Latency, Rate
 from echo.http.preconditions import Part, select
+from echo.store import Segment, SegmentName
+from segments import OTHER, STREAM
 
 profiles.load_profile("ci")  # the same examples each time, no deadline
 
-GENERATION = "0123456789abcdef"
-OTHER = "fedcba9876543210"
+SEGMENT, NEXT, OTHER_STREAM = f"{STREAM}-600", f"{STREAM}-0", f"{OTHER}-600"
 MODIFIED = datetime(2024, 2, 29, 12, 0, 0, tzinfo=UTC)
 SIZES = st.integers(1, 10**12)
 CONTENT = st.binary(min_size=1, max_size=300)
 LINE = st.one_of(st.integers(0, 99999), st.integers(-(10**18) + 1, 10**18 - 1)).map(lambda number: b"%d\n" % number)
 
 
-def etag(size: int, generation: str = GENERATION) -> str:
-    return f'"{generation}-{size}"'
+def etag(size: int, segment: str = SEGMENT) -> str:
+    return f'"{segment}-{size}"'
 
 
 def date(seconds: int = 0) -> str:
@@ -44,7 +44,13 @@ def answer(size: int, **headers: str) -> Part:
 
 
 def choose(headers: dict[str, str], size: int, modified: int | None) -> Part:
-    return select(headers, etag(size), size, modified, lambda older: extends(older, GENERATION, size))
+    return select(headers, etag(size), size, modified, lambda older: extends(older, size))
+
+
+def extends(older: str, size: int) -> bool:
+    segment = Segment(Path("data"), SegmentName(STREAM, 600))
+    segment.size = size
+    return Representation(segment, None, []).extends(older)
 
 
 def status(size: int, **headers: str) -> int:
@@ -125,23 +131,26 @@ def test_a_range_that_is_malformed_multiple_or_in_other_units_is_ignored(value: 
 @pytest.mark.parametrize("digits", [19, 10_000])
 def test_a_range_of_many_digits_is_beyond_any_end(digits: int) -> None:
     assert answer(10, range=f"bytes={'9' * digits}-") == Part(416, 0, 0)
-    assert answer(10, range=f"bytes=0-{'9' * digits}") == Part(206, 0, 10)
+    live = answer(10, range=f"bytes=4-{'9' * digits}")
+    assert live == Part(206, 4, 10, "9" * digits)
+    assert answer(10, range=f"bytes=11-{'9' * digits}") == Part(206, 11, 10, "9" * digits)  # ahead
 
 
 # If-Range
 
 
 @given(SIZES, SIZES)
-def test_an_older_etag_of_the_same_generation_can_be_resumed(one: int, other: int) -> None:
+def test_an_older_etag_of_the_same_segment_can_be_resumed(one: int, other: int) -> None:
     older, size = sorted((one, other))
-    assert extends(etag(older), GENERATION, size)
+    assert extends(etag(older), size)
     assert answer(size + 1, range=f"bytes={older}-", if_range=etag(older)) == Part(206, older, size + 1)
 
 
 @given(SIZES, SIZES)
-def test_the_etag_of_another_generation_begins_again(one: int, other: int) -> None:
+def test_the_etag_of_another_segment_begins_again(one: int, other: int) -> None:
     older, size = sorted((one, other))
-    assert answer(size, range="bytes=0-0", if_range=etag(older, OTHER)) == Part(200, 0, size)
+    for segment in (NEXT, OTHER_STREAM):
+        assert answer(size, range="bytes=0-0", if_range=etag(older, segment)) == Part(200, 0, size)
 
 
 @given(SIZES, st.integers(1, 10**12))
@@ -158,7 +167,7 @@ def test_a_weak_etag_begins_again(size: int) -> None:
 @given(SIZES, st.text(string.printable + "²٣", max_size=40))
 @example(10, "٣")
 def test_any_other_if_range_begins_again(size: int, text: str) -> None:
-    for value in (text, f'"{text}"', f'"{GENERATION}-{text}"', f'"{GENERATION}{text}"'):
+    for value in (text, f'"{text}"', f'"{SEGMENT}-{text}"', f'"{SEGMENT}{text}"'):
         if not (text.isascii() and text.lstrip("-").isdecimal()):
             assert answer(size, range="bytes=0-0", if_range=value) == Part(200, 0, size)
 
@@ -184,7 +193,7 @@ def test_if_none_match_with_the_etag_is_not_modified(size: int, pattern: str) ->
 
 @given(SIZES, SIZES)
 def test_if_none_match_with_other_etags_is_answered_in_full(size: int, other: int) -> None:
-    value = f'{etag(size, OTHER)}, {etag(other) if other != size else etag(size + 1)}, "x"'
+    value = f'{etag(size, OTHER_STREAM)}, {etag(other) if other != size else etag(size + 1)}, "x"'
     assert answer(size, if_none_match=value) == Part(200, 0, size)
 
 
@@ -198,7 +207,7 @@ def test_if_match_needs_the_strong_etag_of_now(size: int, other: int) -> None:
     assert status(size, if_match=f'"x", {etag(size)}') == 200
     assert status(size, if_match=f"W/{etag(size)}") == 412
     assert status(size, if_match=etag(other)) == (200 if other == size else 412)
-    assert status(size, if_match=etag(size, OTHER)) == 412
+    assert status(size, if_match=etag(size, OTHER_STREAM)) == 412
 
 
 @given(st.integers(-(10**7), 10**7))
@@ -242,91 +251,7 @@ def test_any_headers_have_an_answer(size: int, headers: dict[str, str]) -> None:
     assert 0 <= part.start <= part.stop <= size
 
 
-# Lines
-
-
-def offset_of_tail(read: Callable[[int, int], bytes], size: int, lines: int) -> int:
-    """What the search comes to, step by step."""
-    steps = tail_offset(read, size, lines)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            return int(done.value)
-
-
-def reader(content: bytes) -> Callable[[int, int], bytes]:
-    def read(start: int, stop: int) -> bytes:
-        assert 0 <= start <= stop <= len(content)
-        return content[start:stop]
-
-    return read
-
-
-@given(st.lists(LINE, min_size=1, max_size=100), st.integers(0, 110))
-def test_the_tail_is_the_last_lines(lines: list[bytes], count: int) -> None:
-    content = b"".join(lines)
-    start = offset_of_tail(reader(content), len(content), count)
-    assert content[start:].splitlines() == content.splitlines()[len(lines) - min(count, len(lines)) :]
-
-
-@given(st.integers(BLOCK - 3, BLOCK + 3), st.integers(0, 30), st.integers(0, 30))
-def test_the_tail_is_right_across_blocks(width: int, before: int, count: int) -> None:
-    """Lines of about the size of a block, and short ones."""
-    content = b"1\n" * before + b"7" * (width - 1) + b"\n" + b"2\n" * (BLOCK // 2) + b"3\n" * before
-    lines = content.splitlines(keepends=True)
-    for asked in (count, BLOCK // 2 + count, len(lines) + count):
-        start = offset_of_tail(reader(content), len(content), asked)
-        assert content[start:] == b"".join(lines[len(lines) - min(asked, len(lines)) :])
-
-
-def test_the_tail_of_few_lines_reads_but_the_end() -> None:
-    size = 10**12
-
-    def read(start: int, stop: int) -> bytes:
-        assert start >= size - BLOCK - 1
-        return (b"12345\n" * BLOCK)[: stop - start]
-
-    assert size - offset_of_tail(read, size, 10) <= 60
-
-
-@given(st.lists(LINE, max_size=50), st.binary(max_size=20).map(lambda torn: torn.replace(b"\n", b"")))
-def test_whole_lines_are_all_but_a_torn_end(lines: list[bytes], torn: bytes) -> None:
-    content = b"".join(lines) + torn
-    assert whole_lines(reader(content), len(content)) == len(content) - len(torn)
-
-
-@given(st.integers(0, 3 * LONGEST), st.integers(0, 2 * LONGEST))
-def test_what_has_no_line_end_near_its_end_is_no_file_of_numbers(before: int, torn: int) -> None:
-    content = b"\n" * before + b"7" * torn
-    if (before and torn >= LONGEST) or torn > LONGEST:
-        with pytest.raises(NotReady, match="not a file of numbers"):
-            whole_lines(reader(content), len(content))
-    else:
-        assert whole_lines(reader(content), len(content)) == before
-
-
-# Names and dates
-
-IDENTITY = st.tuples(
-    st.integers(0, 2**64 - 1), st.integers(0, 2**63), st.binary(max_size=20), st.integers(0, 1000)
-)  # inode, birth, first line, shrinks
-
-
-@given(IDENTITY, IDENTITY)
-def test_a_generation_is_the_same_for_the_same_file_alone(
-    one: tuple[int, int, bytes, int], other: tuple[int, int, bytes, int]
-) -> None:
-    assert (name_generation(*one) == name_generation(*other)) == (one == other)
-    assert len(name_generation(*one)) == 16
-    assert set(name_generation(*one)) <= set("0123456789abcdef")
-
-
-@given(IDENTITY, st.integers(0, 3))
-def test_a_generation_depends_on_each_part_of_the_identity(one: tuple[int, int, bytes, int], part: int) -> None:
-    other = list(one)
-    other[part] = one[2] + b"1" if part == 2 else other[part] + 1  # type: ignore[operator]
-    assert name_generation(*one) != name_generation(*other)  # type: ignore[arg-type]
+# Dates
 
 
 @given(st.floats(0, 4e9), st.floats(0, 4e9))
@@ -340,15 +265,15 @@ def test_last_modified_is_a_second_that_is_over(one: float, other: float) -> Non
         assert last_modified(now, changed) is None  # a clock that went back
 
 
-# Queries and positions
+# Queries and event ids
 
-NUMBERS = st.integers(0, 10**18 - 1)
+NUMBERS = st.integers(0, 10**16 - 1)
 
 
 @given(NUMBERS)
 def test_a_query_says_where_to_begin_and_whether_to_go_on(number: int) -> None:
     assert parse_query("") == Query()
-    assert parse_query(f"tail={number:018}") == Query(tail=number)
+    assert parse_query(f"tail={number:016}") == Query(tail=number)
     assert parse_query("follow") == parse_query("follow=") == Query(follow=True)
     assert parse_query(f"follow&tail={number}") == parse_query(f"tail={number}&follow") == Query(True, number)
     assert parse_query(f"follow&offset={number}") == Query(True, offset=number)
@@ -358,8 +283,8 @@ def test_a_query_says_where_to_begin_and_whether_to_go_on(number: int) -> None:
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        *((f"tail={text}", "tail=10") for text in ("", "-1", "+1", "1.5", "x", "%20 1", "1_0", "%D9%A3", "9" * 19)),
-        *((f"follow&offset={text}", "offset=10") for text in ("", "-1", "+1", "1.5", "x", "1_0", "9" * 19)),
+        *((f"tail={text}", "tail=10") for text in ("", "-1", "+1", "1.5", "x", "%20 1", "1_0", "%D9%A3", "9" * 17)),
+        *((f"follow&offset={text}", "offset=10") for text in ("", "-1", "+1", "1.5", "x", "1_0", "9" * 17)),
         *((query, "there is tail=N") for query in ("x=1", "Tail=1", "tail=1&x=2", "%00", "=1", "follow&limit=1")),
         *((query, "twice") for query in ("tail=1&tail=2", "follow&follow", "follow&offset=1&offset=1")),
         *((query, "no value") for query in ("follow=1", "follow=0", "follow=false")),
@@ -389,19 +314,21 @@ def test_any_query_is_understood_or_refused(query: bytes) -> None:
 
 
 @given(NUMBERS)
-def test_an_etag_is_a_position(offset: int) -> None:
-    assert parse_position(etag(offset).strip('"')) == (GENERATION, offset)
+def test_an_event_id_is_a_stream_and_an_offset(offset: int) -> None:
+    assert parse_event_id(f"{STREAM}-{offset}") == (STREAM, offset)
 
 
 @given(st.text(max_size=40))
-@example(f"{GENERATION}-")
-@example(f"{GENERATION}--1")
-@example(f"{GENERATION}-1\n")
-@example(f"{GENERATION}-" + "9" * 19)
-@example(GENERATION.upper() + "-1")
-def test_any_other_position_is_refused(text: str) -> None:
-    with pytest.raises(BadQuery, match=r"last event id .* is none that was given here"):
-        parse_position(text)
+@example(STREAM)
+@example(f"{STREAM}-")
+@example(f"{STREAM}--1")
+@example(f"{STREAM}-1\n")
+@example(f"{STREAM}-600-1")
+@example(f"{STREAM}-" + "9" * 17)
+@example(STREAM.upper() + "-1")
+def test_any_other_event_id_is_refused(text: str) -> None:
+    with pytest.raises(BadQuery, match=r"last event id .* is not STREAM-OFFSET"):
+        parse_event_id(text)
 
 
 # Events
@@ -423,38 +350,36 @@ def parse_events(stream: bytes) -> list[dict[str, str]]:
 
 @given(st.lists(LINE, max_size=20), st.integers(0, 10**12))
 def test_events_are_the_lines_each_with_the_offset_after_it(lines: list[bytes], offset: int) -> None:
-    events = parse_events(EVENTS.numbers(GENERATION, offset, b"".join(lines)))
+    events = parse_events(EVENTS.numbers(STREAM, offset, b"".join(lines)))
     assert [event["data"] for event in events] == [line.decode().rstrip() for line in lines]
     assert [event["id"] for event in events] == [
-        f"{GENERATION}-{offset + len(b''.join(lines[: number + 1]))}" for number in range(len(lines))
+        f"{STREAM}-{offset + len(b''.join(lines[: number + 1]))}" for number in range(len(lines))
     ]
     assert all("event" not in event for event in events)
 
 
 @given(st.binary(max_size=50).map(lambda content: content.replace(b"\n", b"") + b"\n"))
 def test_whatever_is_in_a_line_is_one_event(line: bytes) -> None:
-    events = parse_events(EVENTS.numbers(GENERATION, 0, line))
-    assert [event["id"] for event in events] == [f"{GENERATION}-{len(line)}"]
+    events = parse_events(EVENTS.numbers(STREAM, 0, line))
+    assert [event["id"] for event in events] == [f"{STREAM}-{len(line)}"]
     assert events[0].keys() == {"id", "data"}
 
 
-def test_another_generation_is_an_event_of_its_own_type() -> None:
-    assert parse_events(EVENTS.begins(GENERATION)) == [
-        {"id": f"{GENERATION}-0", "event": "generation", "data": GENERATION}
-    ]
-    assert parse_events(EVENTS.gone(GENERATION)) == [{"event": "gone", "data": GENERATION}]
+def test_gone_is_an_event_of_its_own_type_with_the_position() -> None:
+    assert parse_events(EVENTS.gone(f"{STREAM}-9")) == [{"event": "gone", "data": f"{STREAM}-9"}]
     assert parse_events(EVENTS.opening + EVENTS.heartbeat) == []
+    assert EVENTS.heartbeat == b":\n"
 
 
 @given(st.lists(LINE).map(b"".join))
 def test_a_stream_of_text_is_the_lines_alone(lines: bytes) -> None:
-    assert LINES.numbers(GENERATION, 5, lines) == lines
-    assert LINES.opening + LINES.heartbeat + LINES.begins(GENERATION) == b""
-    with pytest.raises(ValueError, match=GENERATION):  # there is no way to say it
-        LINES.gone(GENERATION)
+    assert LINES.numbers(STREAM, 5, lines) == lines
+    assert LINES.opening + LINES.heartbeat == b""
+    with pytest.raises(CannotSay, match=STREAM):
+        LINES.gone(f"{STREAM}-9")
 
 
-# Figures
+# Statistics
 
 
 @given(st.lists(st.floats(0, 100)))
