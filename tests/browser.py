@@ -24,7 +24,7 @@ window.EventSource = class extends EventSource {
   constructor(address) {
     super(address);
     window.sources.push(this);
-    for (const type of ['message', 'generation', 'gone']) {
+    for (const type of ['message', 'gone']) {
       this.addEventListener(type, (event) => window.events.push([type, event.data, event.lastEventId]));
     }
   }

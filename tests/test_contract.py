@@ -136,7 +136,9 @@ def test_a_wrong_query_is_400_and_says_why(url: str, query: str) -> None:
     assert len(response.text.splitlines()) == 1
 
 
-@pytest.mark.parametrize("path", ["/data/", "/data/00000000-0", "/data.lock", "/../data", "/etc/passwd", "//data", "/%2e%2e/data"])
+@pytest.mark.parametrize(
+    "path", ["/data/", "/data/00000000-0", "/data.lock", "/../data", "/etc/passwd", "//data", "/%2e%2e/data"]
+)
 def test_nothing_else_is_served(url: str, path: str) -> None:
     session = requests.Session()
     prepared = session.prepare_request(requests.Request("GET", url))

@@ -18,11 +18,14 @@ from playwright.sync_api import Browser, expect
 
 from browser import Visit, launched, visiting
 from support import Program, free_port, running, wait_until
+from writer import content as kept
+from writer import opened
 
 SIX = {"GENERATOR_MIN": "10000", "GENERATOR_MAX": "99998"}  # bytes a line
 HISTORY = b"".join(b"%d\n" % number for number in range(10_000, 10_050))
 NEARLY_FULL = b"".join(b"%d\n" % number for number in range(10_000, 10_652))  # 30 more fit into 4096 bytes
 ROTATING = {"GENERATOR_COUNT": "80", "GENERATOR_SEGMENT_SIZE": "4096"}
+BEFORE = "Before: 240 from before this page was opened."
 PHONE = {"width": 360, "height": 740}
 
 CONTRAST = """() => {
@@ -49,7 +52,7 @@ CONTRAST = """() => {
   return {
     paper,
     words: words.map((element) => ratio(getComputedStyle(element).color)).concat(states),
-    marks: ['--mark', '--fair', '--edge'].map((name) => ratio(root.getPropertyValue(name))),
+    marks: ['--mark', '--past', '--fair', '--edge'].map((name) => ratio(root.getPropertyValue(name))),
   };
 }"""
 
@@ -99,7 +102,6 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.data = folder / "data"
-        self.old = folder / "data.1"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
 
@@ -113,6 +115,11 @@ class Site:
     def generator(self, interval: float, **settings: str) -> contextlib.AbstractContextManager[Program]:
         what = {"GENERATOR_FILE": str(self.data), "GENERATOR_INTERVAL": str(interval)}
         return running([sys.executable, "-m", "generator"], what | SIX | settings)
+
+    def write(self, content: bytes) -> None:
+        """Begin a segment, as a generator that was stopped leaves it."""
+        with opened(self.data) as folder:
+            folder.append(content)
 
     def append(self, content: bytes) -> None:
         with self.data.open("ab") as file:
@@ -151,7 +158,7 @@ def site(tmp_path: Path) -> Site:
 def still(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """An echo that serves a file which nobody writes to any more."""
     site = Site(tmp_path_factory.mktemp("still"))
-    site.data.write_bytes(HISTORY)
+    site.write(HISTORY)
     with site.echo(ECHO_STALE="0"):
         yield site
 
@@ -160,7 +167,7 @@ def still(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def test_numbers_appear_as_they_are_generated_and_are_exactly_those_of_the_file(browser: Browser, site: Site) -> None:
-    site.data.write_bytes(HISTORY)
+    site.write(HISTORY)
     with site.echo(), site.generator(0.05) as generator, visiting(browser, site.url) as visit:
         visit.state_is("Live")
         wait_until(lambda: len(visit.numbers()) >= 20)
@@ -174,7 +181,7 @@ def test_numbers_appear_as_they_are_generated_and_are_exactly_those_of_the_file(
 
 
 def test_the_page_goes_on_by_itself_after_echo_was_killed(browser: Browser, site: Site) -> None:
-    site.data.write_bytes(HISTORY)
+    site.write(HISTORY)
     with site.generator(0.02) as generator, visiting_over_a_kill(browser, site) as visit:
         generator.signal(signal.SIGTERM)
         generator.ended()
@@ -200,26 +207,26 @@ def visiting_over_a_kill(browser: Browser, site: Site) -> Iterator[Visit]:
             yield visit
 
 
-def test_no_number_is_missing_when_the_file_is_rotated(browser: Browser, site: Site) -> None:
-    site.data.write_bytes(NEARLY_FULL)
+def test_no_number_is_missing_where_a_segment_ends(browser: Browser, site: Site) -> None:
+    site.write(NEARLY_FULL)
     with site.echo(), visiting(browser, site.url) as visit:
         visit.state_is("Live")
         with site.generator(0.01, **ROTATING) as generator:
             assert generator.ended() == 0
-        assert site.old.stat().st_size == 4092
-        saw(visit, site.old.read_bytes() + site.data.read_bytes(), count=50)
-        assert visit.others() == ["generation"]
+        assert site.data.stat().st_size == 300
+        saw(visit, kept(site.data), count=50)
+        assert visit.others() == []
         assert visit.text("notice") == ""
 
 
-def test_nor_when_it_is_rotated_while_echo_is_down(browser: Browser, site: Site) -> None:
-    site.data.write_bytes(NEARLY_FULL)
+def test_nor_where_one_ends_while_echo_is_down(browser: Browser, site: Site) -> None:
+    site.write(NEARLY_FULL)
     with visiting_before_a_kill(browser, site) as visit:
         with site.generator(0.01, **ROTATING) as generator:
             assert generator.ended() == 0
         with site.echo():
-            saw(visit, site.old.read_bytes() + site.data.read_bytes(), count=50)
-            assert visit.others() == ["generation"]
+            saw(visit, kept(site.data), count=50)
+            assert visit.others() == []
 
 
 @contextlib.contextmanager
@@ -234,7 +241,7 @@ def visiting_before_a_kill(browser: Browser, site: Site) -> Iterator[Visit]:
 
 
 def test_it_says_that_numbers_may_be_missing_when_their_file_is_gone(browser: Browser, site: Site) -> None:
-    site.data.write_bytes(HISTORY)
+    site.write(HISTORY)
     with visiting_before_a_kill(browser, site) as visit:
         site.data.unlink()
         site.data.write_bytes(b"7\n8\n9\n")
@@ -247,7 +254,7 @@ def test_it_says_that_numbers_may_be_missing_when_their_file_is_gone(browser: Br
 
 def test_the_count_is_exact_where_only_the_end_of_the_file_is_fetched(browser: Browser, site: Site) -> None:
     """Each line longer than the one before, so that no estimate would do."""
-    site.data.write_bytes(b"".join(b"%s\n" % (b"12345678901234567"[: n // 30_000 + 1]) for n in range(500_000)))
+    site.write(b"".join(b"%s\n" % (b"12345678901234567"[: n // 30_000 + 1]) for n in range(500_000)))
     with site.echo(), site.generator(0.01) as generator, visiting(browser, site.url) as visit:
         visit.state_is("Live")
         wait_until(lambda: len(visit.numbers()) >= 10)
@@ -261,7 +268,7 @@ def test_the_count_is_exact_where_only_the_end_of_the_file_is_fetched(browser: B
 
 def test_that_there_is_no_number_yet_is_said_and_recovered_from(browser: Browser, site: Site) -> None:
     with site.echo(), visiting(browser, site.url) as visit:
-        wait_until(lambda: visit.text("notice") == f"Nothing to show yet: {site.data} is not there yet.")
+        wait_until(lambda: visit.text("notice") == f"Nothing to show yet: {site.data} does not exist yet.")
         visit.state_is("Connecting")
         wait_until(lambda: visit.text("source") == str(site.data))
         site.append(b"12345\n")
@@ -271,7 +278,7 @@ def test_that_there_is_no_number_yet_is_said_and_recovered_from(browser: Browser
 
 
 def test_too_many_followers_are_recovered_from(browser: Browser, site: Site) -> None:
-    site.data.write_bytes(HISTORY)
+    site.write(HISTORY)
     with site.echo(ECHO_FOLLOWERS="1"), visiting(browser, site.url) as first:
         first.state_is("Live")
         with visiting(browser, site.url) as second:
@@ -287,19 +294,17 @@ def test_too_many_followers_are_recovered_from(browser: Browser, site: Site) -> 
 
 
 def test_a_connection_that_died_without_a_word_is_made_anew(browser: Browser, site: Site) -> None:
-    site.data.write_bytes(HISTORY)
+    site.write(HISTORY)
     with site.echo(), site.generator(0.5), visiting(browser, "about:blank") as visit:
         visit.page.add_init_script(SILENT)
         visit.page.goto(site.url)
         visit.state_is("Live")
-        wait_until(lambda: visit.text("count") != "\N{EN DASH}")
-        began = visit.count
-        wait_until(lambda: visit.count > began)
+        wait_until(lambda: visit.text("newest") not in ("\N{EN DASH}", "10049"))
 
 
 def test_a_page_out_of_sight_gives_its_connection_back(browser: Browser, site: Site) -> None:
     """And shows what came meanwhile once it is looked at again."""
-    site.data.write_bytes(HISTORY)
+    site.write(HISTORY)
     with site.echo(), visiting(browser, site.url) as visit:
         visit.state_is("Live")
         assert site.status()["followers"] == 1
@@ -319,7 +324,7 @@ def test_a_page_out_of_sight_gives_its_connection_back(browser: Browser, site: S
 
 
 def test_an_ordinary_visit_has_no_error_and_asks_nobody_else(browser: Browser, site: Site) -> None:
-    site.data.write_bytes(HISTORY)
+    site.write(HISTORY)
     with site.echo(), site.generator(0.05), visiting(browser, site.url) as visit:
         visit.state_is("Live")
         wait_until(lambda: len(visit.numbers()) >= 20)
@@ -343,7 +348,7 @@ def test_the_facts_are_those_of_status(browser: Browser, still: Site) -> None:
 
 
 def test_a_die_has_six_bins(browser: Browser, site: Site) -> None:
-    site.data.write_bytes(b"".join(b"%d\n" % random.randint(1, 6) for _ in range(6000)) + b"1\n2\n3\n4\n5\n6\n")
+    site.write(b"".join(b"%d\n" % random.randint(1, 6) for _ in range(6000)) + b"1\n2\n3\n4\n5\n6\n")
     with site.echo(), visiting(browser, site.url) as visit:
         histogram = visit.page.get_by_role("img", name="6,006 numbers from 1 to 6 in 6 bins")
         expect(histogram).to_have_accessible_name(re.compile("a fair generator would give 1,000 each"))
@@ -361,7 +366,7 @@ def test_a_die_has_six_bins(browser: Browser, site: Site) -> None:
     ],
 )
 def test_any_integers_are_counted_into_bins(browser: Browser, site: Site, content: bytes, words: str) -> None:
-    site.data.write_bytes(content)
+    site.write(content)
     with site.echo(), visiting(browser, site.url) as visit:
         visit.state_is("Live")
         expect(visit.page.get_by_role("img", name=re.compile(f"Histogram of {words}:"))).to_be_visible()
@@ -370,7 +375,7 @@ def test_any_integers_are_counted_into_bins(browser: Browser, site: Site, conten
 
 def test_the_histogram_is_of_the_last_100_000(browser: Browser, site: Site) -> None:
     """Of a range that is no longer in use nothing is left in the end."""
-    site.data.write_bytes(b"500\n" * 60_000 + b"1\n6\n" * 20_000)
+    site.write(b"500\n" * 60_000 + b"1\n6\n" * 20_000)
     with site.echo(), visiting(browser, site.url) as visit:
         visit.state_is("Live")
         site.append(b"3\n" * 60_000)
@@ -398,7 +403,7 @@ def test_light_and_dark_are_rendered_with_contrast(browser: Browser, still: Site
 def test_a_phone_has_no_horizontal_scroll(browser: Browser, site: Site, number: bytes) -> None:
     """WCAG 2.2, 1.4.10."""
     site.data = site.data.with_name("a" * 200)
-    site.data.write_bytes(HISTORY + number + b"\n")
+    site.write(HISTORY + number + b"\n")
     with site.echo(), visiting(browser, site.url, viewport=PHONE, device_scale_factor=2) as visit:
         visit.state_is("Live")
         wait_until(lambda: (visit.text("newest"), visit.text("source")) == (number.decode(), str(site.data)))
@@ -409,16 +414,29 @@ def test_a_phone_has_no_horizontal_scroll(browser: Browser, site: Site, number: 
 
 
 def test_numbers_that_come_are_drawn(browser: Browser, still: Site, site: Site) -> None:
-    """The line begins empty, for the file keeps no times."""
-    site.data.write_bytes(HISTORY)
+    """The page starts with the numbers that are there, pale, because they have no times."""
+    site.write(HISTORY * 6)
     with site.echo(), visiting(browser, site.url) as visit:
         visit.state_is("Live")
-        wait_until(lambda: visit.do(DRAWN, ["#histogram", "--mark"]))
+        wait_until(lambda: visit.do(DRAWN, ["#line", "--past"]))
         assert not visit.do(DRAWN, ["#line", "--mark"])
-        assert visit.label == "Line of the 0 numbers of the last two minutes: none came."
+        assert visit.label == f"Line of the 0 numbers of the last two minutes: none came. {BEFORE}"
         site.append(b"10025\n")
         wait_until(lambda: visit.do(DRAWN, ["#line", "--mark"]))
-        wait_until(lambda: visit.label.endswith("the 1 number of the last two minutes: 10025."))
+        wait_until(lambda: "the 1 number of the last two minutes: 10025. " in visit.label)
+
+
+def test_a_mirror_shows_the_way_that_its_numbers_came(browser: Browser, site: Site, tmp_path: Path) -> None:
+    site.write(HISTORY)
+    mirror = Site(tmp_path)
+    with site.echo() as echo, mirror.echo(ECHO_SOURCE=f"{site.url}/data"), visiting(browser, mirror.url) as visit:
+        visit.state_is("Live")
+        wait_until(lambda: visit.text("behind") == "nothing")
+        (hop,) = mirror.status()["mirror"]["via"]
+        assert (visit.text("source"), visit.text("via")) == (f"{site.url}/data", f"1 hop: {hop}")
+        echo.signal(signal.SIGKILL)
+        wait_until(lambda: visit.text("notice").startswith("The source is away: "))
+        assert visit.text("behind") == "not known"
 
 
 # For everybody
@@ -427,7 +445,7 @@ def test_numbers_that_come_are_drawn(browser: Browser, still: Site, site: Site) 
 @pytest.mark.parametrize("key", ["Enter", "Space"])
 def test_the_motion_is_paused_and_resumed_with_the_keyboard(browser: Browser, site: Site, key: str) -> None:
     """WCAG 2.2, 2.1.1 and 2.2.2: while paused nothing changes, and nothing is lost."""
-    site.data.write_bytes(HISTORY)
+    site.write(HISTORY)
     with site.echo(), visiting(browser, site.url) as visit:
         visit.state_is("Live")
         wait_until(lambda: visit.text("newest") == "10049")
@@ -465,9 +483,9 @@ def test_every_part_has_a_role_and_a_name(browser: Browser, still: Site) -> None
                 - definition
                 - term: Rate, last minute
                 - definition
-                - term: Numbers in the file
+                - term: Numbers in the segment
                 - definition: "50"
-                - term: Size of the file
+                - term: Size of the segment
                 - definition: 300 bytes
                 - term: Followers
                 - definition: /[0-9]+/
@@ -477,8 +495,8 @@ def test_every_part_has_a_role_and_a_name(browser: Browser, still: Site) -> None
                 - definition: /data/
               - region "The last two minutes":
                 - heading "The last two minutes" [level=2]
-                - figure /As they come/:
-                  - 'img "Line of the 0 numbers of the last two minutes: none came."'
+                - figure /Pale: numbers from before/:
+                  - 'img /Line of the 0 numbers of the last two minutes. none came. Before. 50 from before/'
               - region "How the values spread":
                 - heading "How the values spread" [level=2]
                 - figure /fair generator/:
@@ -524,7 +542,7 @@ def test_changes_come_at_a_pace_that_can_be_looked_at(browser: Browser, site: Si
 
 def test_frames_keep_coming_with_100_000_numbers_behind_and_100_a_second(browser: Browser, site: Site) -> None:
     """At least half as many as on a page with nothing on it."""
-    site.data.write_bytes(b"".join(b"%d\n" % random.randint(10_000, 99_998) for _ in range(100_000)))
+    site.write(b"".join(b"%d\n" % random.randint(10_000, 99_998) for _ in range(100_000)))
     with site.echo(), site.generator(0.01), visiting(browser, "about:blank") as visit:
         empty = visit.do(FRAMES)
         visit.page.goto(site.url)

@@ -11,15 +11,16 @@ from echo.http.request import Request
 from echo.http.response import Response, Text
 
 INDEX = """\
-numbers, as they are generated, from a file that grows
+random numbers from a growing file
 
-/data               all of them; ranges and ETags: curl -C - goes on where it was
-/data?tail=10       the last ten
-/data?follow        all of them and each new one: curl -N; as server-sent events where those are accepted
-/status             what there is, how fast it grows, who follows: JSON
+/data               the current segment, with ranges and ETags; Content-Location names it
+/data/STREAM-BASE   a segment by its name: the address for curl -C -
+/data?tail=10       the last ten numbers
+/data?follow        all numbers and each new one: curl -N; server-sent events on request
+/status             the segments, their growth and the followers, as JSON
 /metrics            the same for Prometheus
 /healthz, /readyz   whether this server is alive; whether the newest number is fresh
-/                   a page to watch it, for browsers"""
+/                   a page to watch the numbers, for browsers"""
 
 
 def index(request: Request) -> Response:
