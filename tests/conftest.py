@@ -49,6 +49,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     skip_where_missing(items, "docker", engine.problem, must=ci or "docker" in named)
     skip_where_missing(items, "compose", compose.problem, must=ci or "compose" in named)
     skip_where_missing(items, "kubernetes", cluster.problem, must=on or "kubernetes" in named)
+    skip_where_missing(items, "sidecar", cluster.sidecar_problem, must=False)  # with the reason on an older cluster
     both = bool(cluster.second) or "federation" in named
     skip_where_missing(items, "federation", cluster.federation_problem, must=both)
     skip_where_missing(items, "link", cluster.link_problem, must=ci and both)
