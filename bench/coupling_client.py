@@ -5,8 +5,7 @@ coupling_client.py follow URL: the same for each that comes from an echo, `broke
 coupling_client.py ask URL SECONDS PATIENCE: asks every so many seconds, each time on a new connection; `ok TIME` or
 `failed TIME WHY`
 
-OFFSET is where in the file the number's line ends, which is the same through any number of echos; TIME is the clock's,
-in nanoseconds.
+OFFSET is where in the stream the number's line ends: the same in every echo. TIME is the clock's, in nanoseconds.
 """
 
 import http.client
@@ -26,7 +25,8 @@ def watch(path: str) -> None:
     inotify = INotify()
     inotify.add_watch(path, flags.MODIFY)
     fd = os.open(path, os.O_RDONLY)
-    offset = os.lseek(fd, 0, os.SEEK_END)
+    base = int(os.path.realpath(path).rpartition(".")[2])  # of the segment in the stream
+    offset = base + os.lseek(fd, 0, os.SEEK_END)
     print("ready", flush=True)
     while True:
         inotify.read(timeout=GLANCE)

@@ -1,4 +1,4 @@
-"""What each coupling of the two programs costs and gives: process, container, pod, services, volume, federation."""
+"""What each coupling of the two programs costs and gives: process, container, Compose, pods and clusters."""
 
 import argparse
 import contextlib
@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import cluster
+import compose
 import engine
 from containers import Workshop
-from coupling_sites import PROBLEMS, Launcher, Outage, Site, Stop, outage, receipt
+from coupling_deployments import PROBLEMS, Deployment, Launcher, Outage, Stop, outage, receipt
 from couplings import COUPLINGS, NEEDS
 from follow import percentile
 from lifecycle import end, natural
@@ -23,16 +24,20 @@ from shipping import ROOT, Shipment, changed_file, changed_tree, shipment
 NUMBERS = 250  # in a round, of which the receipt is measured
 SITUATIONS: dict[str, Callable[[], str]] = {
     "docker": engine.problem,
+    "compose": compose.problem,
     "kubernetes": cluster.problem,
+    "sidecar": cluster.sidecar_problem,
     "federation": cluster.federation_problem,
 }
 NOTES = """\
-Start: from `./app.sh`, `docker run` or `kubectl apply` to the first 200 of /data, for who asks a hundred times a second
-or more (the pod by its own address, the others through their Service). Receipt: one program sees each number come to
-the generator's file, another receives it from the coupling's echo, and the times of both, by the clocks where they
-run, are compared; a number every 20 ms. Stop: from SIGTERM, `docker stop` or `kubectl delete pod` of echo to the end of
-the program. `kill -9`: while a client asks echo every 20 ms. Ships: bytes of the layers that are new after one line of
-the generator was changed. Memory: of a process what is resident, of containers the working sets, of all replicas."""
+Start: from `./app.sh`, `docker run`, `docker compose up` (which waits for the generator's first health check) or
+`kubectl apply` to the first 200 of /data, for a client that asks a hundred times a second or more (the pod by its own
+address, the others through their Service). Receipt: one program sees each number come to the generator's file,
+another receives it from the coupling's echo, and the times of both, by the clocks where they run, are compared; a
+number every 20 ms. Stop: from SIGTERM, `docker stop`, `docker compose stop` or `kubectl delete pod` of echo to the
+end of the program. `kill -9`: while a client asks echo every 20 ms. Ships: bytes of the layers that are new after one
+line of the generator was changed. Memory: of a process what is resident, of containers the working sets, of all
+replicas."""
 
 
 @dataclass
@@ -46,13 +51,13 @@ class Figures:
     memory: list[list[float]] = field(default_factory=list)
     shipped: str = "-"
 
-    def measure(self, site: Site) -> None:
+    def measure(self, deployment: Deployment) -> None:
         """One round. Raises one of PROBLEMS."""
-        self.start.append(site.started)
-        self.memory.append(site.memory())
-        self.delays += receipt(site, NUMBERS)
-        self.outages.append(outage(site))
-        self.stops.append(site.stop_echo())
+        self.start.append(deployment.started)
+        self.memory.append(deployment.memory())
+        self.delays += receipt(deployment, NUMBERS)
+        self.outages.append(outage(deployment))
+        self.stops.append(deployment.stop_echo())
 
     def cells(self) -> list[str]:
         shown = (self.shown_start, self.shown_receipt, self.shown_stop, self.shown_kill, self.shown_pause)
@@ -104,7 +109,7 @@ def able(wanted: Sequence[str]) -> tuple[list[str], list[str]]:
     for coupling in wanted:
         reason = next(filter(None, (SITUATIONS[need]() for need in NEEDS.get(coupling, []))), "")
         if reason:
-            why.append(f"{coupling} was left out: {reason}")
+            why.append(f"The column {coupling} is empty: {reason}")
         else:
             can.append(coupling)
     return can, why
@@ -152,8 +157,8 @@ def measure_couplings(couplings: Sequence[str], rounds: int, broken: list[str]) 
         for turn in range(rounds):
             for coupling, each in figures.items():
                 progress(f"{coupling}: round {turn + 1} of {rounds}")
-                with told(broken, coupling), launcher.launch(coupling) as site:
-                    each.measure(site)
+                with told(broken, coupling), launcher.launch(coupling) as deployment:
+                    each.measure(deployment)
     return figures
 
 
@@ -165,7 +170,8 @@ def measure(wanted: Sequence[str], rounds: int) -> tuple[str, list[str]]:
     parts = [*notes]
     with told(broken, "couplings"):
         if couplings:
-            parts += [table(measure_couplings(couplings, rounds, broken)), NOTES]
+            figures = measure_couplings(couplings, rounds, broken)
+            parts += [table({each: figures.get(each, Figures()) for each in dict.fromkeys(wanted)}), NOTES]
     return "\n\n".join([*parts, f"{described}; rounds: {rounds}"]), broken
 
 

@@ -26,6 +26,7 @@ RESTRICTED: Object = {
     "capabilities": {"drop": ["ALL"]},
 }
 
+SIDECARS = (1, 29)  # the first cluster that runs them by default
 KUBECTL = (1, 32)  # the port-forward of older ones stands still once a client has left a stream
 
 context = ""  # which cluster; empty: kubectl's current context
@@ -52,7 +53,7 @@ def problem(on: str = "") -> str:
     """Why nothing can be deployed there, or an empty string."""
     try:
         version = json.loads(kubectl("version", "--client", "--output=json"))["clientVersion"]["gitVersion"]
-        if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < KUBECTL:
+        if numbers(version) < KUBECTL:
             return f"kubectl {version} is too old: 1.32 or newer is needed"
         kubectl("version", "--request-timeout=5s", on=on, within=20)
         kubectl("auth", "can-i", "create", "namespaces", on=on, within=20)
@@ -61,6 +62,22 @@ def problem(on: str = "") -> str:
     except (AssertionError, subprocess.TimeoutExpired) as error:
         return f"no Kubernetes cluster to use: {str(error).strip().splitlines()[-1]}"
     return ""
+
+
+@functools.cache
+def sidecar_problem() -> str:
+    """Why the cluster has no native sidecars, or an empty string."""
+    if reason := problem():
+        return reason
+    version = json.loads(kubectl("version", "--output=json"))["serverVersion"]["gitVersion"]
+    return (
+        "" if numbers(version) >= SIDECARS else f"Kubernetes {version} has no native sidecars: 1.29 or newer is needed"
+    )
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """Major and minor version, of text as `v1.29.2`."""
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
 
 
 def federation_problem() -> str:
@@ -112,10 +129,21 @@ def pod_spec(thing: Object) -> Object | None:
     return spec
 
 
+def containers(spec: Object) -> list[Object]:
+    """The containers of a pod that run all the while: first sidecars, in `initContainers` of Kubernetes 1.29."""
+    return [*spec.get("initContainers", []), *spec["containers"]]
+
+
+def statuses(pod: Object) -> list[Object]:
+    """The states of its containers, in the same order."""
+    status = pod["status"]
+    return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+
+
 def with_settings(things: list[Object], settings: Mapping[str, str]) -> list[Object]:
     """The same with environment variables set: GENERATOR_... for containers of that image, ECHO_... for echo's."""
     for spec in filter(None, map(pod_spec, things)):
-        for container in spec["containers"]:
+        for container in containers(spec):
             for name, value in settings.items():
                 if container["image"] == image(name.partition("_")[0].lower()):
                     others = [each for each in container.get("env", []) if each["name"] != name]
@@ -235,13 +263,13 @@ class Namespace:
 
     def restarts(self, name: str) -> dict[str, int]:
         """By container, of the one pod with this name's label."""
-        return {each["name"]: each["restartCount"] for each in self.pod(name)["status"]["containerStatuses"]}
+        return {each["name"]: each["restartCount"] for each in statuses(self.pod(name))}
 
     def restarted(self, name: str, container: str, within: float) -> None:
         """Wait until this container runs again and is ready; and assert that it alone was begun anew, and once."""
 
         def again() -> bool:
-            status = {each["name"]: each for each in self.pod(name)["status"]["containerStatuses"]}
+            status = {each["name"]: each for each in statuses(self.pod(name))}
             return status[container]["restartCount"] == 1 and all(each["ready"] for each in status.values())
 
         wait_until(again, within, every=POLL)
@@ -319,7 +347,7 @@ class Signals:
 
     def send(self, space: Namespace, name: str, container: str, number: int) -> None:
         """To this container of the one pod with this name's label."""
-        (status,) = [each for each in space.pod(name)["status"]["containerStatuses"] if each["name"] == container]
+        (status,) = [each for each in statuses(space.pod(name)) if each["name"] == container]
         id = status["containerID"].rpartition("/")[2]
         self.space.kubectl("exec", "signals", "--", "python", "-c", SEND, id, str(number))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import cluster
+import compose
 import engine
 from couplings import COUPLINGS, NEEDS
 
@@ -46,7 +47,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     named = {need for name in wanted for need in NEEDS.get(name, [])}
     on = (ci and bool(os.environ.get("KUBECONFIG"))) or bool(cluster.context)
     skip_where_missing(items, "docker", engine.problem, must=ci or "docker" in named)
+    skip_where_missing(items, "compose", compose.problem, must=ci or "compose" in named)
     skip_where_missing(items, "kubernetes", cluster.problem, must=on or "kubernetes" in named)
+    skip_where_missing(items, "sidecar", cluster.sidecar_problem, must=False)  # with the reason on an older cluster
     both = bool(cluster.second) or "federation" in named
     skip_where_missing(items, "federation", cluster.federation_problem, must=both)
     skip_where_missing(items, "link", cluster.link_problem, must=ci and both)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cluster
+import compose
 import engine
 from support import ROOT, Program, free_port, running
 
@@ -53,6 +54,13 @@ def container(folder: Path) -> Iterator[str]:
         yield app.url
         app.signal("TERM")
         assert app.ended() == 0, app.logs()
+
+
+@contextlib.contextmanager
+def composed(folder: Path) -> Iterator[str]:
+    """compose.yaml."""
+    with compose.project("echo", GENERATOR_INTERVAL="0.1") as project:
+        yield f"http://127.0.0.1:{project.port}"
 
 
 def kubernetes(name: str, target: str) -> Callable[[Path], contextlib.AbstractContextManager[str]]:
@@ -150,7 +158,9 @@ def without_node_port(things: list[cluster.Object]) -> list[cluster.Object]:
 COUPLINGS: dict[str, Callable[[Path], contextlib.AbstractContextManager[str]]] = {
     "process": process,
     "container": container,
+    "compose": composed,
     "pod": kubernetes("pod", "pod/appcoup"),
+    "pod-sidecar": kubernetes("pod-sidecar", "pod/appcoup"),
     "services": kubernetes("services", "service/echo"),
     "volume": kubernetes("volume", "service/echo"),
     "federation": federation,
@@ -158,7 +168,9 @@ COUPLINGS: dict[str, Callable[[Path], contextlib.AbstractContextManager[str]]] =
 # What a coupling needs: the marks of pyproject.toml.
 NEEDS = {
     "container": ["docker"],
+    "compose": ["docker", "compose"],
     "pod": ["kubernetes"],
+    "pod-sidecar": ["kubernetes", "sidecar"],
     "services": ["kubernetes"],
     "volume": ["kubernetes"],
     "federation": ["kubernetes", "federation"],

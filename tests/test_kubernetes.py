@@ -22,18 +22,19 @@ from generator.numbers import Numbers
 from support import wait_until
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(300)]
-pod_coupling = pytest.mark.coupling("pod")
 volume_coupling = pytest.mark.coupling("volume")
 MARKS = {
-    "pod": [pod_coupling],
+    "pod": [pytest.mark.coupling("pod")],
+    "pod-sidecar": [pytest.mark.coupling("pod-sidecar"), pytest.mark.sidecar],
     "services": [pytest.mark.coupling("services")],
     "volume": [volume_coupling],
     "federation": [pytest.mark.coupling("federation"), pytest.mark.federation],
 }
-in_pod, in_services, in_volume, in_federation = (
+in_pod, in_sidecar, in_services, in_volume, in_federation = (
     pytest.mark.parametrize("launched", [pytest.param(name, marks=marks)], indirect=True)
     for name, marks in MARKS.items()
 )
+either_pod = pytest.mark.parametrize("kind", [pytest.param(name, marks=MARKS[name]) for name in ("pod", "pod-sidecar")])
 Launched = Namespace | Federation
 
 FAST = {"GENERATOR_INTERVAL": "0.1"}
@@ -101,7 +102,7 @@ def stops_cleanly(space: Namespace, name: str) -> None:
     """A deleted pod: all in it say their last words and end with status 0, in less than three quarters of the time."""
     with contextlib.ExitStack() as stack:
         pod = space.pods(name)[0]
-        id, containers = pod["metadata"]["name"], [each["name"] for each in pod["spec"]["containers"]]
+        id, containers = pod["metadata"]["name"], [each["name"] for each in cluster.containers(pod["spec"])]
         states = stack.enter_context(space.watch("pod", id))
         logs = {each: stack.enter_context(space.log(id, each)) for each in containers}
         for container, log in logs.items():
@@ -117,18 +118,20 @@ def stops_cleanly(space: Namespace, name: str) -> None:
         assert took < pod["spec"]["terminationGracePeriodSeconds"] * 3 / 4
         assert time.monotonic() - begun < pod["spec"]["terminationGracePeriodSeconds"]
         # Before 1.27 the end of a deleted pod's containers is not always told.
-        told = [each for line in states.lines for each in json.loads(line)["status"]["containerStatuses"]]
+        told = [each for line in states.lines for each in cluster.statuses(json.loads(line))]
         assert {each["state"]["terminated"]["exitCode"] for each in told if "terminated" in each["state"]} <= {0}
 
 
 # A pod
 
 
-@pod_coupling
+@either_pod
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
-def test_a_generator_is_restarted_alone_and_no_request_to_echo_fails(signals: Signals, number: signal.Signals) -> None:
+def test_a_generator_is_restarted_alone_and_no_request_to_echo_fails(
+    signals: Signals, number: signal.Signals, kind: str
+) -> None:
     with (
-        deployed("pod", FAST) as space,
+        deployed(kind, FAST) as space,
         space.forward("pod/appcoup") as url,
         client(space, f"http://{space.pod('appcoup')['status']['podIP']}:8000/data") as asking,
     ):
@@ -140,13 +143,13 @@ def test_a_generator_is_restarted_alone_and_no_request_to_echo_fails(signals: Si
         assert asking.failures() == []
 
 
-@pod_coupling
+@either_pod
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
-def test_without_echo_the_data_file_goes_on_growing(signals: Signals, number: signal.Signals) -> None:
+def test_without_echo_the_data_file_goes_on_growing(signals: Signals, number: signal.Signals, kind: str) -> None:
     def written() -> bytes:
         return space.kubectl("exec", "appcoup", "--container=generator", "--", "cat", "/tmp/out/data").encode()
 
-    with deployed("pod", FAST) as space, space.forward("pod/appcoup") as url:
+    with deployed(kind, FAST) as space, space.forward("pod/appcoup") as url:
         before = data(url).content
         signals.send(space, "appcoup", "echo", number)
         while_away = written()
@@ -159,6 +162,11 @@ def test_without_echo_the_data_file_goes_on_growing(signals: Signals, number: si
 
 @in_pod
 def test_a_deleted_pod_stops_cleanly(single: Namespace) -> None:
+    stops_cleanly(single, "appcoup")
+
+
+@in_sidecar
+def test_a_deleted_pod_with_a_sidecar_stops_cleanly(single: Namespace) -> None:
     stops_cleanly(single, "appcoup")
 
 

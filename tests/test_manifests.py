@@ -1,5 +1,6 @@
 """The manifests: valid on the oldest and the newest Kubernetes that is meant, and what a linter would ask for."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,14 +10,14 @@ import kubernetes_validate
 import pytest
 
 import cluster
-from cluster import RESTRICTED, Object, image, manifest, pod_spec
+from cluster import RESTRICTED, Object, containers, image, manifest, pod_spec
 from support import ROOT
 
 FILES = sorted(path.stem for path in (ROOT / "k8s").glob("*.yaml"))
 THINGS = {f"{name}: {thing['kind']} {thing['metadata']['name']}": thing for name in FILES for thing in manifest(name)}
 PODS = {name: spec for name, thing in THINGS.items() if (spec := pod_spec(thing))}
 CONTAINERS = {
-    f"{name}: {container['name']}": (spec, container) for name, spec in PODS.items() for container in spec["containers"]
+    f"{name}: {container['name']}": (spec, container) for name, spec in PODS.items() for container in containers(spec)
 }
 # What 1.20 serves and 1.36 still does.
 SERVED = {
@@ -28,17 +29,48 @@ SERVED = {
 ECHO_STOP_TIMEOUT = 3
 IMAGES = {program: image(program) for program in ("generator", "echo")}
 
+NEWEST = ".".join(kubernetes_validate.latest_version().split(".")[:2])
+SIDECAR = "pod-sidecar"
+SIDECAR_VERSIONS = [f"1.{minor}" for minor in range(29, int(NEWEST.partition(".")[2]) + 1)]
+VERSIONS = {name: SIDECAR_VERSIONS if name == SIDECAR else ["1.25", "1.36", NEWEST] for name in FILES}
+
 every_file = pytest.mark.parametrize("name", FILES)
 every_thing = pytest.mark.parametrize("thing", THINGS.values(), ids=THINGS.keys())
 every_pod = pytest.mark.parametrize("spec", PODS.values(), ids=PODS.keys())
 every_container = pytest.mark.parametrize("spec, container", CONTAINERS.values(), ids=CONTAINERS.keys())
 
 
-@every_thing
-@pytest.mark.parametrize("version", ["1.25", "1.36", kubernetes_validate.latest_version()])
-def test_valid_by_the_schema_of(version: str, thing: Object) -> None:
-    """1.25 is the oldest that the package has."""
-    kubernetes_validate.validate(thing, version, strict=True)
+@pytest.mark.parametrize("name, version", [(name, version) for name in FILES for version in VERSIONS[name]])
+def test_valid_by_the_schema_of(name: str, version: str) -> None:
+    """1.25 is the oldest that the package has; a native sidecar needs 1.29."""
+    for thing in manifest(name):
+        kubernetes_validate.validate(thing, version, strict=True)
+
+
+def test_the_sidecar_says_first_which_cluster_it_needs() -> None:
+    first, *_ = (ROOT / "k8s" / f"{SIDECAR}.yaml").read_text().splitlines()
+    assert "Kubernetes 1.29 or newer" in first
+    for thing in manifest(SIDECAR):
+        with pytest.raises(kubernetes_validate.ValidationError, match="restartPolicy"):
+            kubernetes_validate.validate(thing, "1.27", strict=True)
+
+
+@pytest.mark.parametrize("version, reason", [("v1.20.2", "1.29 or newer is needed"), ("v1.29.0+k3s1", "")])
+def test_an_older_cluster_skips_the_sidecar(monkeypatch: pytest.MonkeyPatch, version: str, reason: str) -> None:
+    answer = json.dumps({"serverVersion": {"gitVersion": version}})
+    monkeypatch.setattr(cluster, "problem", lambda: "")
+    monkeypatch.setattr(cluster, "kubectl", lambda *args: answer)
+    assert reason in (problem := cluster.sidecar_problem.__wrapped__())
+    assert bool(reason) == bool(problem)
+
+
+def test_the_sidecar_is_the_pod_but_for_the_order() -> None:
+    """So that nobody has to compare them."""
+    (pod,), (sidecar,) = (list(filter(pod_spec, manifest(name))) for name in ("pod", SIDECAR))
+    (generator,) = sidecar["spec"].pop("initContainers")
+    assert generator.pop("restartPolicy") == "Always"
+    sidecar["spec"]["containers"].insert(0, generator)
+    assert sidecar == pod
 
 
 @every_thing
@@ -47,7 +79,9 @@ def test_of_an_api_that_1_20_and_1_36_both_serve(thing: Object) -> None:
 
 
 @pytest.mark.kubernetes
-@every_file
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.sidecar] if name == SIDECAR else []) for name in FILES]
+)
 def test_a_real_api_server_takes_it(name: str) -> None:
     """And knows every field: kubectl asks it for its schema."""
     with cluster.namespace() as space:
@@ -110,7 +144,7 @@ def test_ports_are_referred_to_by_name_and_are_there(name: str) -> None:
     names = {
         (thing["metadata"]["name"], port["name"])
         for thing in things
-        for container in (pod_spec(thing) or {"containers": []})["containers"]
+        for container in containers(pod_spec(thing) or {"containers": []})
         for port in container.get("ports", [])
     }
     for thing in things:
@@ -170,7 +204,7 @@ def test_a_pod_is_restricted(spec: Object) -> None:
 @every_pod
 def test_any_user_id_may_be_chosen(spec: Object) -> None:
     """OpenShift refuses pods that ask for one outside of its range; those with a claim do, as README says."""
-    for context in [spec["securityContext"], *(each["securityContext"] for each in spec["containers"])]:
+    for context in [spec["securityContext"], *(each["securityContext"] for each in containers(spec))]:
         assert not {"runAsUser", "runAsGroup", "supplementalGroups"} & context.keys()
     claims = any("persistentVolumeClaim" in volume for volume in spec["volumes"])
     assert claims == ("fsGroup" in spec["securityContext"])
@@ -180,14 +214,14 @@ def test_any_user_id_may_be_chosen(spec: Object) -> None:
 def test_folders_are_bounded_and_all_in_use(spec: Object) -> None:
     volumes = {volume["name"]: volume for volume in spec["volumes"]}
     assert all(volume["emptyDir"].get("sizeLimit") for volume in volumes.values() if "emptyDir" in volume)
-    assert {mount["name"] for each in spec["containers"] for mount in each["volumeMounts"]} == volumes.keys()
+    assert {mount["name"] for each in containers(spec) for mount in each["volumeMounts"]} == volumes.keys()
 
 
 @every_pod
 def test_the_grace_period_is_enough_and_short(spec: Object) -> None:
     """It is also what the replacement of a program that hangs takes."""
     grace = spec["terminationGracePeriodSeconds"]
-    for container in spec["containers"]:
+    for container in containers(spec):
         command = container.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", ["sleep", "0"])
         needed = int(command[1]) + (ECHO_STOP_TIMEOUT if container["image"] == IMAGES["echo"] else 0)
         assert needed < grace <= 8

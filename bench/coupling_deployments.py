@@ -18,17 +18,19 @@ from pathlib import Path
 from typing import Protocol
 
 import cluster
+import compose
 from containers import DOCKER, Container, Failure, Workshop, answers, docker
 from couplings import app_sh, federate
 from lifecycle import child, children
 from report import progress
-from support import Program, free_port, running, wait_until
+from support import ROOT, Program, free_port, running, wait_until
 
 CLIENT = Path(__file__).with_name("coupling_client.py")
 INTERVAL = "0.02"  # seconds from one number to the next
 BEFORE_ALL = ("0.01", "0.3")  # seconds from one request to the next before the first is answered, and patience
 MANIFESTS = {  # by coupling, where the file is to be seen: pod's name, container, path; and the pod that has echo
     "pod": ("appcoup", "echo", "/tmp/in/data", "appcoup"),
+    "pod-sidecar": ("appcoup", "echo", "/tmp/in/data", "appcoup"),
     "volume": ("echo", "echo", "/data/data", "echo"),
     "services": ("generator", "adapter", "/data/data", "echo"),
     "federation": ("generator", "adapter", "/data/data", "echo"),
@@ -45,7 +47,7 @@ class Stop:
     clean: bool
 
 
-class Site(Protocol):
+class Deployment(Protocol):
     """The application in one coupling, as it runs."""
 
     started: float  # seconds until the first 200
@@ -76,7 +78,7 @@ def working_set(said: str) -> float:
     return float(match[1]) - float(match[2])
 
 
-class Local:
+class ProcessDeployment:
     """./app.sh on this machine."""
 
     def __init__(self, app: Program, folder: Path, port: int, began: float) -> None:
@@ -116,7 +118,7 @@ def with_address(words: Sequence[str], address: str) -> list[str]:
     return [address if word == "URL" else word for word in words]
 
 
-class Contained:
+class DockerDeployment:
     """One container of the single image."""
 
     def __init__(self, container: Container) -> None:
@@ -141,7 +143,37 @@ class Contained:
         return Stop(time.perf_counter() - began, self.container.inspect(".State.ExitCode") == "0")
 
 
-class Clustered:
+class ComposeDeployment:
+    """The generator and echo of compose.yaml; their images are built already."""
+
+    def __init__(self, project: compose.Project) -> None:
+        self.project = project
+        began = time.perf_counter()
+        project.run("up", "--detach", "echo")
+        wait_until(lambda: answers(project.port), every=0.002)
+        self.started = time.perf_counter() - began
+
+    def memory(self) -> list[float]:
+        ids = [self.project.container(service).id for service in ("generator", "echo")]
+        return [working_set(docker("exec", id, "sh", "-c", WORKING_SET)) for id in ids]
+
+    def watch(self) -> AbstractContextManager[Program]:
+        client = ["python", "-c", CLIENT.read_text(), "watch", "/data/data"]
+        return running([DOCKER, "exec", self.project.container("echo").id, *client])
+
+    def look(self, *what: str) -> AbstractContextManager[Program]:
+        return here(*with_address(what, f"http://127.0.0.1:{self.project.port}/data"))
+
+    def kill_generator(self) -> None:
+        self.project.kill("generator")
+
+    def stop_echo(self) -> Stop:
+        began = time.perf_counter()
+        self.project.run("stop", "echo")
+        return Stop(time.perf_counter() - began, self.project.inspect("echo", "{{.State.ExitCode}}") == "0")
+
+
+class KubernetesDeployment:
     """k8s/COUPLING.yaml in one or two namespaces, and a pod beside it for the client."""
 
     def __init__(
@@ -161,8 +193,8 @@ class Clustered:
             ask_for()
             self.started = (int(asking.said(r"^ok (\d+)", within=90)[1]) - began) / 1e9
         for space in spaces:
-            for deployment in space.get("deployments")["items"]:
-                space.ready(f"deployment/{deployment['metadata']['name']}")
+            for each in space.get("deployments")["items"]:
+                space.ready(f"deployment/{each['metadata']['name']}")
             for pod in self.pods(space):
                 space.ready(f"pod/{pod['metadata']['name']}")
 
@@ -174,7 +206,7 @@ class Clustered:
         found = []
         for space in self.spaces:
             for pod in self.pods(space):
-                for container in pod["spec"]["containers"]:
+                for container in cluster.containers(pod["spec"]):
                     where = ("exec", pod["metadata"]["name"], f"--container={container['name']}")
                     found.append(working_set(space.kubectl(*where, "--", "sh", "-c", WORKING_SET)))
         return found
@@ -205,13 +237,13 @@ class Clustered:
             self.far.kubectl("delete", "pod", pod, "--wait=false")
             log.ended()
             seconds = time.perf_counter() - began
-            told = [each for line in states.lines for each in json.loads(line)["status"].get("containerStatuses", [])]
+            told = [each for line in states.lines for each in cluster.statuses(json.loads(line))]
         codes = {each["state"]["terminated"]["exitCode"] for each in told if "terminated" in each["state"]}
         return Stop(seconds, codes <= {0} and bool(re.search("^stopped: ", log.output, re.MULTILINE)))
 
 
 def names(pod: cluster.Object) -> list[str]:
-    return [each["name"] for each in pod["spec"]["containers"]]
+    return [each["name"] for each in cluster.containers(pod["spec"])]
 
 
 @dataclass(frozen=True)
@@ -224,7 +256,7 @@ class Launcher:
     signals: cluster.Signals | None
 
     @contextlib.contextmanager
-    def launch(self, coupling: str) -> Iterator[Site]:
+    def launch(self, coupling: str) -> Iterator[Deployment]:
         if coupling == "process":
             with self._process() as local:
                 yield local
@@ -232,35 +264,42 @@ class Launcher:
             assert self.workshop
             container = self.workshop.start(self.image, "--env", f"GENERATOR_INTERVAL={INTERVAL}")
             try:
-                yield Contained(container)
+                yield DockerDeployment(container)
             finally:
                 container.remove()
+        elif coupling == "compose":
+            project = compose.Project(ROOT, {"GENERATOR_INTERVAL": INTERVAL})
+            try:
+                project.run("build", within=compose.BUILD_SECONDS)
+                yield ComposeDeployment(project)
+            finally:
+                project.remove()
         else:
             with self._kubernetes(coupling) as clustered:
                 yield clustered
 
     @contextlib.contextmanager
-    def _process(self) -> Iterator[Local]:
+    def _process(self) -> Iterator[ProcessDeployment]:
         folder, port = self.folder / secrets.token_hex(4), free_port()
         folder.mkdir()
         began = time.perf_counter()
         with app_sh(folder, port, INTERVAL) as app:
-            yield Local(app, folder, port, began)
+            yield ProcessDeployment(app, folder, port, began)
 
     @contextlib.contextmanager
-    def _kubernetes(self, coupling: str) -> Iterator[Clustered]:
+    def _kubernetes(self, coupling: str) -> Iterator[KubernetesDeployment]:
         assert self.signals
         with contextlib.ExitStack() as stack:
             first = stack.enter_context(cluster.namespace())
             if coupling == "federation":
                 second = stack.enter_context(cluster.namespace(cluster.second))
                 ask = lambda: federate(first, second, self.folder, INTERVAL)  # noqa: E731
-                yield Clustered(coupling, [first, second], self.signals, ask)
+                yield KubernetesDeployment(coupling, [first, second], self.signals, ask)
                 return
-            if coupling == "pod":
+            if coupling in ("pod", "pod-sidecar"):
                 first.ask_for(ADDRESS)
             things = cluster.with_settings(cluster.manifest(coupling), {"GENERATOR_INTERVAL": INTERVAL})
-            yield Clustered(coupling, [first], self.signals, lambda: first.ask_for(*things))
+            yield KubernetesDeployment(coupling, [first], self.signals, lambda: first.ask_for(*things))
 
 
 # A name for the pod's own address, which is not known before it is there. Not what a Service commonly is: that would
@@ -292,9 +331,9 @@ def numbers(client: Program) -> dict[int, int]:
     return {int(offset): int(when) for offset, when in found}
 
 
-def receipt(site: Site, count: int) -> list[float]:
+def receipt(deployment: Deployment, count: int) -> list[float]:
     """Seconds from each number's coming to the file to its coming to a follower of echo. Raises Failure."""
-    with site.watch() as source, site.look("follow", "URL") as outer:
+    with deployment.watch() as source, deployment.look("follow", "URL") as outer:
         source.said("^ready$")
         outer.said("^ready$")
         time.sleep(0.5)
@@ -308,13 +347,13 @@ def receipt(site: Site, count: int) -> list[float]:
     return [(received[offset] - came[offset]) / 1e9 for offset in written]
 
 
-def outage(site: Site) -> Outage:
+def outage(deployment: Deployment) -> Outage:
     """The generator is killed while somebody follows echo and somebody asks it again and again."""
-    with site.look("follow", "URL") as follower, site.look("ask", "URL", "0.02", "2") as asking:
+    with deployment.look("follow", "URL") as follower, deployment.look("ask", "URL", "0.02", "2") as asking:
         asking.said("^ok ")
         wait_until(lambda: len(numbers(follower)) >= 25)
         killed = time.time_ns()
-        site.kill_generator()
+        deployment.kill_generator()
         dead = len(numbers(follower))
         wait_until(lambda: len(numbers(follower)) >= dead + 50, 60, every=0.05)
         came = sorted(numbers(follower).values())
