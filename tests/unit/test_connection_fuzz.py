@@ -6,7 +6,6 @@ import random
 from echo.http.connection import HEAD_SECONDS, IDLE_SECONDS, SWEEP_SECONDS, Connection, Connections
 from echo.http.request import BadRequest, Request
 from echo.http.response import Response, Stream, Text, frame
-
 from fake_network import FakeLoop, FakeTransport
 from mutants import comparable, cut, statuses, streams
 
