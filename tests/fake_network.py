@@ -35,6 +35,7 @@ class Receiver(Protocol):
     def get_buffer(self, sizehint: int) -> memoryview: ...
     def buffer_updated(self, nbytes: int) -> None: ...
     def eof_received(self) -> bool | None: ...
+    def pause_writing(self) -> None: ...
     def resume_writing(self) -> None: ...
     def connection_lost(self, exc: Exception | None) -> None: ...
 
@@ -49,7 +50,7 @@ class FakeTransport(asyncio.Transport):
         self.sent = bytearray()
         self.waiting = bytearray()  # for the client to take what was sent before
         self.received = b""  # from the client, and not read because reading is paused
-        self.eof = self.reading_paused = self.ending = self.closed = False
+        self.eof = self.reading_paused = self.writing_paused = self.ending = self.closed = False
         receiver.connection_made(self)
 
     # What the client does.
@@ -74,7 +75,8 @@ class FakeTransport(asyncio.Transport):
         """Make room for so many bytes."""
         self.capacity += count
         self.fill()
-        if not self.waiting and not self.ending:
+        if self.writing_paused and not self.waiting and not self.ending:
+            self.writing_paused = False
             self.receiver.resume_writing()
 
     def fill(self) -> None:
@@ -91,6 +93,9 @@ class FakeTransport(asyncio.Transport):
         assert not self.eof, "a write after the end"
         self.waiting += data
         self.fill()
+        if self.waiting and not self.writing_paused:
+            self.writing_paused = True
+            self.receiver.pause_writing()
 
     def write_eof(self) -> None:
         self.eof = True

@@ -123,7 +123,7 @@ def test_entity_tags_are_those_that_werkzeug_finds(tags: tuple[str, list[str]]) 
     text, elements = tags
     assume(elements)
     oracle = werkzeug_etags(text)
-    found = parse_etags(text)
+    found = list(parse_etags(text))
     assert found == elements
     assert {tag.removeprefix("W/").strip('"') for tag in found if not tag.startswith("W/")} == set(oracle.as_set())
     assert {tag.removeprefix("W/").strip('"') for tag in found} == set(oracle.as_set(include_weak=True))
@@ -131,7 +131,7 @@ def test_entity_tags_are_those_that_werkzeug_finds(tags: tuple[str, list[str]]) 
 
 @pytest.mark.parametrize("value", ["", ",", "x", '"x', 'x"', "*, *", '"x", y', '"x" "y"', 'w/"x"', '"x", *', '"a b"'])
 def test_a_malformed_list_of_entity_tags_is_none(value: str) -> None:
-    assert parse_etags(value) == []
+    assert not parse_etags(value)
 
 
 @given(TAGS, TAGS | st.none())
