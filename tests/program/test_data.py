@@ -347,13 +347,16 @@ def test_a_plain_file_is_another_stream_once_it_was_changed(data: Path) -> None:
     with serving(data) as echo:
         names = [echo.get().headers["content-location"]]
         assert re.fullmatch("/data/[0-9a-f]{8}-0", names[0])
-        for change in (lambda: replace(data, numbers(2000)), lambda: os.truncate(data, 600)):
+        for change in ("replace", "truncate"):
             older = echo.get().headers["etag"]
             append(data, b"1\n2\n")
             response = echo.get(range="bytes=600-", if_range=older)
             assert response.status_code == 206
             assert response.headers["content-location"] == names[-1]
-            change()
+            if change == "replace":
+                replace(data, numbers(2000))
+            else:
+                os.truncate(data, 600)
             response = echo.get(range="bytes=600-", if_range=older)
             assert (response.status_code, response.content) == (200, data.read_bytes())
             names.append(response.headers["content-location"])

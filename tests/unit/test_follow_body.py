@@ -16,7 +16,7 @@ from echo.endpoints.live import LiveRange
 from echo.endpoints.query import BadQuery
 from echo.endpoints.steps import run_steps
 from echo.http.response import MAX_BUFFERED_BYTES
-from echo.store import MAX_LINE_BYTES, DataFolder, folder
+from echo.store import MAX_LINE_BYTES, DataFolder
 from segments import STREAM, Writer
 
 
@@ -130,7 +130,7 @@ def test_a_gap_is_said_once_it_is_certain(data: Data, writer: Writer, monkeypatc
     data.refresh()
     assert events.sent == b""
     now = time.monotonic()
-    monkeypatch.setattr(folder.time, "monotonic", lambda: now + 10)
+    monkeypatch.setattr("echo.store.folder.time.monotonic", lambda: now + 10)
     text.blocked = True
     assert data.refresh()
     expected = b"event: gone\ndata: %b-6\n\nid: %b-19\ndata: 40\n\n" % (STREAM.encode(), STREAM.encode())
@@ -192,7 +192,7 @@ def test_chunks_are_made_once_for_all_and_not_kept(data: Data, writer: Writer) -
 
 def test_a_segment_removed_in_a_look_is_looked_for_again(data: Data, writer: Writer) -> None:
     """The writer went on between reading the symlink and opening what it named."""
-    look, rotated = data.folder._look, []
+    look, rotated = data.folder._look, list[Path]()
 
     def late(there: os.stat_result) -> object:
         if not rotated:

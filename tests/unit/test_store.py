@@ -46,7 +46,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Lets time pass."""
     passed = [0.0]
     monotonic = time.monotonic
-    monkeypatch.setattr(folder.time, "monotonic", lambda: monotonic() + passed[0])
+    monkeypatch.setattr("echo.store.folder.time.monotonic", lambda: monotonic() + passed[0])
 
     def wait(seconds: float) -> None:
         passed[0] += seconds
