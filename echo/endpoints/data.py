@@ -66,6 +66,7 @@ class Data:
         self.folder = folder
         self.followers = followers
         self.chunks = ChunkCache()
+        self.published: tuple[Segment | None, int, int] = (None, 0, 0)  # current, bytes grown, and segments unfinished
         self.current: Representation | None = None
 
     def __call__(self, request: Request) -> Response | Awaitable[Response]:
@@ -188,14 +189,17 @@ class Data:
 
     def refresh(self) -> bool:
         """Look at the folder, and send what is new; return whether there was something."""
-        before = self.folder.current, self.folder.grown
+        folder = self.folder
         try:
-            self.folder.refresh()
+            folder.refresh()
         except NotReady:
             self.chunks.clear()
-        if before == (self.folder.current, self.folder.grown):
+        # Compared with what was sent: a request may have looked at the folder since.
+        state = folder.current, folder.grown, sum(segment.next is None for segment in folder.segments())
+        before, self.published = self.published, state
+        if before == state:
             return False
-        if before[0] is not self.folder.current:
+        if before[0] is not folder.current:
             self.chunks.clear()
             self.current = None
         self.followers.publish()

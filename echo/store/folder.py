@@ -18,6 +18,7 @@ REMOVED_SEGMENTS = 8  # removed from the folder and still readable, for those wh
 RELEASE_SECONDS = 5.0  # after the current segment was removed with no successor: a full disk may need its space
 SCAN_SECONDS = 1.0  # between two listings of an unchanged folder
 SETTLE_POLL_SECONDS = 0.05  # between two, while a segment is SETTLING
+MAX_LOOKS = 3  # until the segment that the symlink names is there
 KNOWN_STREAMS = 1000  # whose names are remembered
 
 
@@ -48,6 +49,16 @@ class DataFolder:
 
     def refresh(self) -> Segment:
         """Look at the folder, at the cost of one stat(2) while it is unchanged. Raises NotReady."""
+        for _ in range(MAX_LOOKS):
+            try:
+                return self._refresh()
+            except FileNotFoundError:  # perhaps the writer removed the segment after the symlink was read
+                pass
+        self._lose()
+        raise NotReady(f"{self.path} does not exist yet")
+
+    def _refresh(self) -> Segment:
+        """Raises NotReady and FileNotFoundError."""
         try:
             there = os.stat(self._path)
             seen = (there.st_ino, there.st_size, there.st_mtime_ns, there.st_dev)
@@ -60,8 +71,7 @@ class DataFolder:
             self._seen = seen
             return segment
         except FileNotFoundError:
-            self._lose()
-            raise NotReady(f"{self.path} does not exist yet") from None
+            raise
         except OSError as error:
             self._lose()
             raise NotReady(f"cannot read {self.path}: {error.strerror}") from None
