@@ -436,7 +436,7 @@ def test_a_mirror_shows_the_way_that_its_numbers_came(browser: Browser, site: Si
         assert (visit.text("source"), visit.text("via")) == (f"{site.url}/data", f"1 hop: {hop}")
         echo.signal(signal.SIGKILL)
         wait_until(lambda: visit.text("notice").startswith("The source is away: "))
-        assert visit.text("behind") == "not known"
+        wait_until(lambda: visit.text("behind") == "not known")
 
 
 # For everybody
@@ -495,7 +495,7 @@ def test_every_part_has_a_role_and_a_name(browser: Browser, still: Site) -> None
                 - definition: /data/
               - region "The last two minutes":
                 - heading "The last two minutes" [level=2]
-                - figure /Pale: numbers from before/:
+                - figure /numbers from before this page/:
                   - 'img /Line of the 0 numbers of the last two minutes. none came. Before. 50 from before/'
               - region "How the values spread":
                 - heading "How the values spread" [level=2]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Endpoint = Callable[[Request], Response | Awaitable[Response]]
 
 ALLOW = [("allow", "GET, HEAD, OPTIONS")]
+RETRY = [("retry-after", "1")]
 
 
 class App:
@@ -61,7 +62,7 @@ class App:
         try:
             answer = self.route(request)
         except Exception as error:
-            answer = error_response(request, client, error)
+            answer = self.error_response(request, client, error)
         if isinstance(answer, Response):
             return self.complete(request, client, answer, began)
         return self.complete_later(request, client, answer, began)
@@ -73,7 +74,7 @@ class App:
         try:
             response = await answer
         except Exception as error:
-            response = error_response(request, client, error)
+            response = self.error_response(request, client, error)
         return self.complete(request, client, response, began)
 
     def complete(self, request: Request, client: str, response: Response, began: float) -> Response:
@@ -116,12 +117,13 @@ class App:
             return Text(405, f"{request.path} takes GET and HEAD", ALLOW)
         return endpoint(request)
 
-
-def error_response(request: Request, client: str, error: Exception) -> Response:
-    """Return what the client gets for an error in an endpoint."""
-    if isinstance(error, NotReady | TooManyFollowers):
-        return Text(503, str(error), [("retry-after", "1")])
-    if isinstance(error, BadQuery):
-        return Text(400, str(error))
-    log(f"cannot answer {client} {request.method} {request.path!a}: {error!r}")
-    return Text(500, "an internal error: see the log")
+    def error_response(self, request: Request, client: str, error: Exception) -> Response:
+        """Return what the client gets for an error in an endpoint."""
+        if isinstance(error, NotReady | TooManyFollowers):
+            source = self.mirror.status if self.mirror else None
+            away = f"; {source.source}: {source.problem}" if source and source.problem else ""
+            return Text(503, f"{error}{away}", RETRY)
+        if isinstance(error, BadQuery):
+            return Text(400, str(error))
+        log(f"cannot answer {client} {request.method} {request.path!a}: {error!r}")
+        return Text(500, "an internal error: see the log")

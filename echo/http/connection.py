@@ -129,7 +129,8 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        transport.set_write_buffer_limits(0)  # so that "blocked" means: something waits for the socket
+        # So that "blocked" means: something waits for the socket. Over TLS asyncio pauses at the limit, not beyond it.
+        transport.set_write_buffer_limits(1 if transport.get_extra_info("ssl_object") else 0, 0)
         peer = transport.get_extra_info("peername")
         self.client = str(peer[0]) if peer else "-"
         # With TLS only the transport can send.
