@@ -145,7 +145,7 @@ def left(name: str) -> list[str]:
 def test_accepted_by(words: list[str]) -> None:
     """Version 2, and Debian's version 1.29.2; without a word of complaint."""
     try:
-        done = subprocess.run([*words, "config"], cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run([*words, "config"], cwd=ROOT, capture_output=True, text=True, env=compose.ENVIRONMENT)
     except FileNotFoundError:
         pytest.skip(f"{words[0]} is not installed")
     if words[0] == "docker" and "compose" not in compose.command():
