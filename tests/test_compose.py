@@ -113,7 +113,7 @@ def test_a_stop_is_clean_and_prompt() -> None:
         running.run("stop")
         assert time.monotonic() - began < STOP_SECONDS
         assert [container.state()["ExitCode"] for container in containers] == [0, 0]
-        assert all("stopped: " in container.logs() for container in containers)
+        assert all("\nstopped" in container.logs() for container in containers)
 
 
 def test_the_profile_mirror_adds_an_echo_that_mirrors() -> None:
