@@ -13,6 +13,8 @@ from engine import DOCKER, Container
 from support import ROOT, free_port, wait_until
 
 BUILD_SECONDS = 300
+# Version 1 is a Python program with a module of this one's name.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 @functools.cache
@@ -20,7 +22,7 @@ def command() -> list[str]:
     """Return the Compose that is installed, version 2 first; an empty list if there is none."""
     for words in ([DOCKER, "compose"], ["docker-compose"]):
         with contextlib.suppress(OSError):
-            if subprocess.run([*words, "version"], capture_output=True).returncode == 0:
+            if subprocess.run([*words, "version"], capture_output=True, env=ENVIRONMENT).returncode == 0:
                 return words
     return []
 
@@ -37,7 +39,7 @@ class Project:
         self.root, self.name = root, f"appcoup-test-{secrets.token_hex(4)}"
         self.port, self.mirror_port = free_port(), free_port()
         self.environment = {
-            **os.environ,
+            **ENVIRONMENT,
             # Version 1 builds by the docker client then, whose cache outlives the image.
             "COMPOSE_DOCKER_CLI_BUILD": "1",
             "DOCKER_BUILDKIT": "1",

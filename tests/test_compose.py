@@ -3,12 +3,14 @@
 import json
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import requests
+import yaml
 
 import compose
 import engine
@@ -16,7 +18,11 @@ from compose import Project, project
 from couplings import NEEDS
 from support import ROOT, wait_until
 
-pytestmark = [pytest.mark.coupling("compose"), *(getattr(pytest.mark, need) for need in NEEDS["compose"])]
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.coupling("compose"),
+    *(getattr(pytest.mark, need) for need in NEEDS["compose"]),
+]
 PROGRAMS = ("generator", "echo")
 STOP_SECONDS = 5.0  # less than one grace period; on a busy machine Compose itself takes two of them
 
@@ -107,7 +113,7 @@ def test_a_stop_is_clean_and_prompt() -> None:
         running.run("stop")
         assert time.monotonic() - began < STOP_SECONDS
         assert [container.state()["ExitCode"] for container in containers] == [0, 0]
-        assert all("stopped: " in container.logs() for container in containers)
+        assert all("\nstopped" in container.logs() for container in containers)
 
 
 def test_the_profile_mirror_adds_an_echo_that_mirrors() -> None:
@@ -141,11 +147,20 @@ def left(name: str) -> list[str]:
     return [*" ".join(found).split(), *(each for each in images.split() if each.startswith(name))]
 
 
+@pytest.mark.parametrize("service", ["generator", "echo", "mirror"])
+def test_variables_are_settings_of_the_program(service: str) -> None:
+    """Each is passed on from .env only if compose.yaml names it."""
+    program = "generator" if service == "generator" else "echo"
+    text = subprocess.check_output([sys.executable, "-m", program, "--help"], cwd=ROOT, text=True)
+    named = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"][service]["environment"]
+    assert not [each for each in named if f"[{each.partition('=')[0]}," not in " ".join(text.split())]
+
+
 @pytest.mark.parametrize("words", [["docker", "compose"], ["docker-compose"]], ids=" ".join)
 def test_accepted_by(words: list[str]) -> None:
     """Version 2, and Debian's version 1.29.2; without a word of complaint."""
     try:
-        done = subprocess.run([*words, "config"], cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run([*words, "config"], cwd=ROOT, capture_output=True, text=True, env=compose.ENVIRONMENT)
     except FileNotFoundError:
         pytest.skip(f"{words[0]} is not installed")
     if words[0] == "docker" and "compose" not in compose.command():
