@@ -3,6 +3,11 @@
 import re
 from typing import NamedTuple
 
+# After a crash of the machine, readers may have received bytes that never reached the disk. The next segment
+# begins this far on. Linux writes back after 30 s, and throttles writers at a part of the memory, so far less than
+# 1 TiB can be lost. Offsets up to 2**53 leave room for 8,000 such crashes.
+SKIP_BYTES = 2**40
+
 
 class Segment(NamedTuple):
     """A piece of a stream. Its identity is its name: the stream, and the offset at which it begins."""

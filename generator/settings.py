@@ -1,7 +1,6 @@
 """The generator's settings: each one a flag and an environment variable."""
 
 import argparse
-import dataclasses
 import math
 import os
 import re
@@ -46,11 +45,10 @@ size = converter(
 
 def setting(convert: Callable[[str], Any], default: str | None, text: str) -> Any:
     """Declare a setting: its type, default and help; the field's name gives flag and variable."""
-    return dataclasses.field(metadata={"convert": convert, "default": default, "help": text})
+    return {"convert": convert, "default": default, "help": text}
 
 
-@dataclasses.dataclass
-class Settings:
+class Settings(argparse.Namespace):
     """What to write where."""
 
     file: Path = setting(Path, "data", "the symlink to the current segment; segments are FILE.STREAM.OFFSET")
@@ -85,7 +83,7 @@ def parse(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.env
     """
     argv = sys.argv[1:] if argv is None else argv
     parser = Parser(prog="generator", description=__doc__, allow_abbrev=False)
-    fields = {"--" + field.name.replace("_", "-"): field.metadata for field in dataclasses.fields(Settings)}
+    fields = {"--" + name.replace("_", "-"): getattr(Settings, name) for name in Settings.__annotations__}
     for flag, field in fields.items():
         default = environ.get(variable(flag)) or field["default"]  # argparse converts a default that is a string
         text = f"{field['help']} [{variable(flag)}, default {field['default'] or 'none'}]"
@@ -102,4 +100,6 @@ def parse(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.env
         parser.error(f"argument --min: {settings.min} is more than --max (GENERATOR_MAX), {settings.max}")
     if 0 < settings.segment_size < 4096:
         parser.error(f"argument --segment-size: {settings.segment_size} is less than 4096 bytes; 0 is no limit")
+    if settings.heartbeat and not os.path.isdir(settings.heartbeat.parent):
+        parser.error(f"argument --heartbeat: directory {settings.heartbeat.parent} does not exist: create it")
     return settings
