@@ -13,6 +13,7 @@ from generator.lock import Lock, Locked, State, Unusable, open_regular, regular
 from generator.segments import SKIP_BYTES, Segment, parse, whole
 
 TAIL_BYTES = 64  # the end of a segment, compared to notice changes by others
+TRUNCATED = "was truncated"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 TEMPORARY = {errno.ENOSPC, errno.EDQUOT, errno.EIO}  # faults of a disk that may pass
 NO_SYMLINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
@@ -103,11 +104,7 @@ class DataFolder:
         if not self.started:
             return self._start()
         if damage := self._damage():
-            damaged = self.file(self.segment)
-            found = regular(damaged, symlink=True)
-            remove(damaged)
-            self._begin(Segment(self.segment.stream, self.segment.base + max(self.size, found.st_size if found else 0)))
-            return f"{damaged} {damage}: continuing in {self.file(self.segment).name}"
+            return self._go_on(damage)
         if self.shown and not (self.path.is_symlink() and os.readlink(self.path) == self.shown):
             self.shown = ""
             return f"{self.path} was removed or replaced: restoring the symlink"
@@ -172,28 +169,29 @@ class DataFolder:
         Offsets that somebody may have received are never used again.
         """
         state = self.lock.read()
-        newest = max((found for found in self._segments() if state and found.stream == state.stream), default=None)
-        if not state or not newest:
+        left = [found for found in self._segments() if state and found.stream == state.stream]
+        if not state or not left:
             self._begin(Segment(secrets.token_hex(4), 0))
             return ""
-        fd = open_regular(self.file(newest), 0)
-        try:
-            end = newest.base + os.fstat(fd).st_size
-            current = newest.base == state.base and end >= state.end
-            changed = current and tail(fd, state.end - state.base) != state.tail.encode("latin-1")
-        finally:
-            os.close(fd)
-        if not changed and not state.stopped and (state.boot != self.boot or not self.boot):
-            fault = "machine crashed"
-        elif changed or end < state.end or newest.base < state.base or (state.stopped and end > state.end):
-            fault = "segment was changed by another program"
-            if newest.base == state.base:
-                remove(self.file(newest))
-        else:
-            self._begin(newest)
-            return ""
-        self._begin(Segment(state.stream, max(state.end, end) + (0 if state.stopped else SKIP_BYTES)))
-        return f"{fault}: continuing in {self.file(self.segment).name}"
+        written = Segment(state.stream, state.base)
+        self._begin(max(*left, written))
+        if self.segment == written:
+            self.size, self.tail = state.end - state.base, state.tail.encode("latin-1")
+        damage = self._damage(killed=not state.stopped)
+        crashed = not state.stopped and (state.boot != self.boot or not self.boot)
+        if crashed and (not damage or damage.startswith(TRUNCATED)):  # what the machine kept is good
+            return self._go_on("may have lost its end in a crash of the machine", SKIP_BYTES, keep=True)
+        return self._go_on(damage, 0 if state.stopped else SKIP_BYTES) if damage else ""
+
+    def _go_on(self, damage: str, skip: int = 0, keep: bool = False) -> str:
+        """Continue after the current segment, and behind what others appended to it. Returns what to log."""
+        path = self.file(self.segment)
+        found = regular(path, symlink=True)
+        if not keep:
+            remove(path)
+        size = max(self.size, found.st_size if found else 0)
+        self._begin(Segment(self.segment.stream, self.segment.base + size + skip))
+        return f"{path} {damage}: continuing in {self.file(self.segment).name}"
 
     def _take_over(self) -> str:
         """Make segments of the files that version one left: FILE.1, then FILE. A crash in between is no harm."""
@@ -222,26 +220,30 @@ class DataFolder:
 
     def _continue(self) -> int:
         """Open the current segment if it exists, and cut a torn last line off it; returns the bytes cut."""
-        if not regular(path := self.file(self.segment)):
+        if self.fd < 0 and regular(path := self.file(self.segment)):
+            self.fd = open_regular(path, os.O_APPEND)
+        if self.fd < 0:
             return 0
-        self.fd = open_regular(path, os.O_APPEND)
         cut = cut_torn_line(self.fd)
         self.size = os.fstat(self.fd).st_size
         self.tail = tail(self.fd, self.size)
         return cut
 
-    def _damage(self) -> str:
-        """Return what another program did to the current segment, or an empty string."""
+    def _damage(self, killed: bool = False) -> str:
+        """Return what happened to the current segment, or an empty string.
+
+        A killed writer may have written more than it recorded.
+        """
         path = self.file(self.segment)
         if not (found := regular(path)):
-            return "was removed" if self.size or self.fd >= 0 else ""
+            return "was removed" if self.size or self.fd >= 0 or killed else ""
         if self.fd < 0:
             self.fd = open_regular(path, os.O_APPEND)
         if not os.path.samestat(found, os.fstat(self.fd)):
             return "was replaced"
         if found.st_size < self.size:
-            return f"was truncated from {self.size} to {found.st_size} bytes"
-        if found.st_size > self.size:
+            return f"{TRUNCATED} from {self.size} to {found.st_size} bytes"
+        if found.st_size > self.size and not killed:
             return "was appended to by another program"
         return "" if tail(self.fd, self.size) == self.tail else "was changed at its end"
 

@@ -99,11 +99,11 @@ class Loop:
             self._beat()
             left = due - time.monotonic()
             received = signals.wait(min(left, BEAT_SECONDS))
-            if received in STOP:
-                return received
-            if received:
-                self._answer(received)
-            elif left <= 0:
+            if stop := received & STOP:
+                return stop.pop()
+            for other in received:
+                self._answer(other)
+            if left <= 0:
                 return None
 
     def _answer(self, received: signal.Signals) -> None:

@@ -22,7 +22,7 @@ class Signals:
             signal.signal(number, lambda *_: None)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
-    def wait(self, seconds: float) -> signal.Signals | None:
-        """Return the next signal, or None if none comes in time."""
+    def wait(self, seconds: float) -> set[signal.Signals]:
+        """Return the signals that came, each once; none if none comes in time."""
         ready, _, _ = select.select([self.reader], [], [], max(0, seconds))
-        return signal.Signals(os.read(self.reader, 1)[0]) if ready else None
+        return set(map(signal.Signals, os.read(self.reader, 65536))) if ready else set()
