@@ -1,6 +1,5 @@
 """`python -m generator`: see --help."""
 
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -17,14 +16,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = parse(argv)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     folder = DataFolder(settings.file, settings.segment_size, settings.keep, settings.fsync)
-    beat = settings.heartbeat
-    if beat and not os.path.isdir(beat.parent):
-        log(f"generator: --heartbeat (GENERATOR_HEARTBEAT): directory {beat.parent} does not exist: create it")
-        return 2
     try:
         note = folder.open()
-        if beat:
-            touch(beat)
+        if settings.heartbeat:
+            touch(settings.heartbeat)
     except Locked as error:
         log(f"generator: {error}")
         return 1
@@ -32,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         log(f"generator: --file (GENERATOR_FILE): {error}")
         return 2
     except OSError as error:
-        log(f"generator: --heartbeat (GENERATOR_HEARTBEAT): {beat}: {error.strerror}")
+        log(f"generator: --heartbeat (GENERATOR_HEARTBEAT): {settings.heartbeat}: {error.strerror}")
         return 2
     pace = f"every {settings.interval:g} s" if settings.interval else "as fast as it can"
     log(f"writing numbers from {settings.min} to {settings.max} to {settings.file} {pace}")

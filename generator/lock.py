@@ -1,40 +1,50 @@
 """The lock file: one writer per folder, and the state for the next start."""
 
-import contextlib
 import fcntl
 import json
 import os
 import stat
 from pathlib import Path
-
-from generator.segments import State
+from typing import NamedTuple
 
 MODE = 0o664  # group 0 may continue the file under another user id, as OpenShift needs
 STATE_BYTES = 1024  # always overwritten as a whole, with one write within a page: a kill cannot tear it
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 ORIGINAL_NS = 10**9  # a lock file that changed later than this after its state was written is a copy
 
 
-class Locked(Exception):
+class Locked(OSError):
     """Another process writes to this folder; the message says which."""
 
 
-class Unusable(Exception):
+class Unusable(OSError):
     """The folder cannot be written as asked; the message says why and what to do."""
 
 
-def boot_id() -> str:
-    """Return the id of the machine's boot, or an empty string where there is none."""
-    with contextlib.suppress(OSError):
-        return BOOT_ID.read_text().strip()
-    return ""
+class State(NamedTuple):
+    """What the lock file keeps for the next start."""
+
+    stream: str
+    base: int  # of the current segment
+    end: int  # the offset after the last number written
+    tail: str  # the bytes before it, as Latin-1
+    boot: str  # the machine's boot id
+    stopped: bool  # cleanly: nothing was written after `end`
+
+
+def regular(path: Path, symlink: bool = False) -> os.stat_result | None:
+    """Return the status of a regular file (or symlink), None if there is none. Raises Unusable for anything else."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    if stat.S_ISREG(found.st_mode) or (symlink and stat.S_ISLNK(found.st_mode)):
+        return found
+    raise Unusable(f"{path} is not a regular file: remove it")
 
 
 def open_regular(path: Path, flags: int) -> int:
-    """Open a regular file; anything else at the path is never opened. Raises Unusable and OSError."""
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISREG(os.lstat(path).st_mode):
-            raise Unusable(f"{path} is not a regular file: remove it")
+    """Open a regular file; anything else at the path is never opened. Raises Unusable and other OSErrors."""
+    regular(path)
     return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | flags, MODE)
 
 
@@ -45,18 +55,15 @@ class Lock:
         self.path = path
         self.fd = -1
 
-    def held(self) -> bool:
-        """Return whether the file at the path is the one this process has locked."""
-        try:
-            return self.fd >= 0 and os.path.samestat(os.fstat(self.fd), os.lstat(self.path))
-        except FileNotFoundError:
-            return False
-
     def acquire(self) -> bool:
-        """Lock the file at the path, then let go of the one locked before.
+        """Lock the file at the path, unless this process has locked it already. Raises Locked.
 
-        Returns whether another generator may find that older file, with its state. Raises Locked.
+        Returns whether to start anew: at the first time, and after the folder was moved away, where another
+        generator may continue its stream.
         """
+        found = regular(self.path)
+        if self.fd >= 0 and found and os.path.samestat(found, os.fstat(self.fd)):
+            return False
         fd = open_regular(self.path, os.O_CREAT)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -66,10 +73,10 @@ class Lock:
             if not isinstance(error, BlockingIOError):
                 raise
             raise Locked(f"{self.path.with_suffix('')} has a writer already: {holder or 'unknown'}") from None
-        moved = self.fd >= 0 and os.fstat(self.fd).st_nlink > 0
+        anew = self.fd < 0 or os.fstat(self.fd).st_nlink > 0
         self.release()
         self.fd = fd
-        return moved
+        return anew
 
     def read(self) -> State | None:
         """Return the state that this very file was left with; None if there is none, or the file is a copy.
@@ -84,7 +91,7 @@ class Lock:
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
 
-    def write(self, state: State, sync: bool = False) -> None:
+    def write(self, state: State, sync: bool) -> None:
         """Keep the state; `sync` makes it outlive a crash of the machine."""
         os.utime(self.fd)  # so that the file system's own clock tells the time, not this machine's
         now = os.fstat(self.fd)

@@ -3,13 +3,12 @@
 import contextlib
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
 from generator.folder import DataFolder
-from generator.lock import Locked, Unusable
 from generator.numbers import Numbers
-from generator.schedule import next_due
 from generator.settings import Settings
 from generator.signals import STOP, Signals
 
@@ -25,6 +24,22 @@ def log(text: str) -> None:
         os.write(2, os.fsencode(f"{text}\n"))
 
 
+def touch(path: Path) -> None:
+    """Set a file's modification time to now; create it if it is missing."""
+    with path.open("ab") as file:
+        os.utime(file.fileno())
+
+
+def next_due(previous: float, interval: float, now: float) -> float:
+    """Return the time after the one due at `previous`; seconds on one monotonic clock.
+
+    Times are counted from the first, so lateness does not add up. After a pause of more than
+    a whole interval (a suspended machine, a hung disk) the missed times are skipped.
+    """
+    due = previous + interval
+    return due if now - due <= interval else now
+
+
 class Loop:
     """Appends numbers to a data folder until stopped or done."""
 
@@ -32,6 +47,8 @@ class Loop:
         self.settings = settings
         self.folder = folder
         self.numbers = Numbers(settings.min, settings.max, settings.seed)
+        widest = 1 + max(len(str(settings.min)), len(str(settings.max)))
+        self.batch = 1 if settings.interval else min(BATCH_LINES, (settings.segment_size or sys.maxsize) // widest)
         self.written = 0
         self.pending = b""  # drawn, not yet in the folder
         self.problem = ""
@@ -59,34 +76,22 @@ class Loop:
                 if change := self.folder.check():
                     log(change)
                 self.check_due = now + CHECK_SECONDS
-            self.pending = self.pending or self.numbers.lines(self._batch())
+            left = (self.settings.count or sys.maxsize) - self.written
+            self.pending = self.pending or self.numbers.lines(min(self.batch, left))
             kept = self.folder.append(self.pending)
         except OSError as error:
-            self._fail(f"{error.filename or self.folder.path}: {error.strerror}")
-        except (Locked, Unusable) as error:
-            self._fail(str(error))
-        else:
-            done, self.pending = self.pending[:kept], self.pending[kept:]
-            self.written += done.count(b"\n")
-            if self.problem:
-                log("writing again")
-                self.problem = ""
-            if self.verbose:
-                log(f"wrote {', '.join(done.decode().split())}")
-
-    def _batch(self) -> int:
-        if self.settings.interval:
-            return 1
-        left = self.settings.count - self.written if self.settings.count else BATCH_LINES
-        widest = 1 + max(len(str(self.settings.min)), len(str(self.settings.max)))
-        fits = self.settings.segment_size // widest if self.settings.segment_size else BATCH_LINES
-        return min(BATCH_LINES, left, fits)
-
-    def _fail(self, problem: str) -> None:
-        if problem != self.problem:
-            log(f"cannot write, trying again every {RETRY_SECONDS:g} s: {problem}")
-        self.problem = problem
-        self.check_due = 0
+            problem = f"{error.filename or self.folder.path}: {error.strerror}" if error.strerror else str(error)
+            if problem != self.problem:
+                log(f"cannot write, trying again every {RETRY_SECONDS:g} s: {problem}")
+            self.problem, self.check_due = problem, 0
+            return
+        done, self.pending = self.pending[:kept], self.pending[kept:]
+        self.written += done.count(b"\n")
+        if self.problem:
+            log("writing again")
+            self.problem = ""
+        if self.verbose:
+            log(f"wrote {', '.join(done.decode().split())}")
 
     def _wait(self, signals: Signals, due: float) -> signal.Signals | None:
         """Wait until `due`, with heartbeats and answers to signals; returns the signal that stops the program."""
@@ -94,11 +99,11 @@ class Loop:
             self._beat()
             left = due - time.monotonic()
             received = signals.wait(min(left, BEAT_SECONDS))
-            if received in STOP:
-                return received
-            if received:
-                self._answer(received)
-            elif left <= 0:
+            if stop := received & STOP:
+                return stop.pop()
+            for other in received:
+                self._answer(other)
+            if left <= 0:
                 return None
 
     def _answer(self, received: signal.Signals) -> None:
@@ -123,12 +128,3 @@ class Loop:
         fault = f", cannot write: {self.problem}" if self.problem else ""
         segment = self.folder.file(self.folder.segment) if self.folder.segment.stream else self.folder.path
         return f"{self.written} numbers written, {segment} has {self.folder.size} bytes{fault}"
-
-
-def touch(path: Path) -> None:
-    """Set a file's modification time to now; create it if it is missing."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o664)
-    try:
-        os.utime(fd)
-    finally:
-        os.close(fd)

@@ -1,8 +1,7 @@
 """Random numbers as lines."""
 
 import random
-
-TABLE_LENGTH = 2**16  # ranges up to this length are formatted once
+from array import array
 
 
 class Numbers:
@@ -15,7 +14,11 @@ class Numbers:
 
     def lines(self, count: int) -> bytes:
         """Return so many numbers, one a line."""
-        if count == 1 or self.range[-1] - self.range[0] >= TABLE_LENGTH:
+        share, rest = divmod(2**16, len(self.range))  # share: how many 16-bit draws stand for a number
+        if rest:
             return b"%d\n" * count % tuple(self.random.choices(self.range, k=count))
-        self.table = self.table or [b"%d\n" % number for number in self.range]
-        return b"".join(self.random.choices(self.table, k=count))
+        draws = array("H", self.random.randbytes(4 * count))[1::2]  # one 32-bit step a number, whatever the batch
+        if count == 1:
+            return b"%d\n" % self.range[draws[0] // share]
+        self.table = self.table or [line for number in self.range for line in [b"%d\n" % number] * share]
+        return b"".join(map(self.table.__getitem__, draws))

@@ -11,8 +11,8 @@ from hypothesis import settings as profiles
 from hypothesis import strategies as st
 
 from generator import settings
+from generator.loop import next_due
 from generator.numbers import Numbers
-from generator.schedule import next_due
 
 profiles.load_profile("ci")  # the same examples each time, no deadline
 
