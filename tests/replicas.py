@@ -180,23 +180,18 @@ def status_of(port: int) -> dict[str, object]:
     return status
 
 
-def kept_segments(port: int, stream: str) -> list[int]:
-    """Return where the segments of a stream begin. Raises OSError or HTTPException."""
-    names = [str(name).split("-") for name in status_of(port)["segments"]]  # type: ignore[attr-defined]
-    return [int(base) for name, base in names if name == stream]
-
-
 def is_gone(port: int, position: Position) -> bool:
     """Whether what follows a position cannot be had of a replica. Raises OSError or HTTPException."""
     stream, offset = position
-    bases = kept_segments(port, stream)
-    if not bases:
-        return True
+    replica = status_of(port)
+    names = [str(name).split("-") for name in replica["segments"]]  # type: ignore[attr-defined]
+    bases = [int(base) for name, base in names if name == stream]
     before, after = [base for base in bases if base <= offset], [base for base in bases if base > offset]
     if not before:
         return True
     status, _, content = fetch(port, f"/data/{stream}-{before[-1]}")
-    return status == 410 or bool(after) and before[-1] + len(content) <= offset
+    ended = bool(after) or replica["stream"] != stream
+    return status == 410 or (ended and before[-1] + len(content) <= offset)
 
 
 class Hopper(threading.Thread):
