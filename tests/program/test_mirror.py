@@ -222,7 +222,7 @@ def test_a_new_stream_is_followed_and_gone_is_said(path: Path) -> None:
                 wait_until(lambda: status_of(mirror.port)["stream"] not in (stream, None))
                 new = status_of(mirror.port)["stream"]
                 wait_until(lambda: truth.faults or all(hopper.last[0] == new for hopper in hoppers if hopper.last))
-            assert [[position[0] for position in hopper.gones] for hopper in hoppers] == [[stream]] * 3
+            assert [{position[0] for position in hopper.gones} for hopper in hoppers] == [{stream}] * 3
         wait_for_same(mirror, source)
     check(truth)
 
