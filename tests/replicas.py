@@ -307,7 +307,7 @@ class Reader(threading.Thread):
 def clients(truth: Truth, ports: Sequence[int], count: int, seed: int = 0) -> Iterator[list[Hopper]]:
     """So many that hop, and one that reads; they are stopped at the end."""
     hoppers = [Hopper(truth, ports, seed + number) for number in range(count)]
-    threads = [*hoppers, Reader(truth, ports)]
+    threads: list[Hopper | Reader] = [*hoppers, Reader(truth, ports)]
     for thread in threads:
         thread.start()
     try:

@@ -7,18 +7,17 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import requests
 
 from replicas import Relay, Replica, Truth, clients, echo_at, generating, started, status_of, temporary_folder
-from support import free_port, wait_until
+from support import wait_until
 from wire import Echo, serving
 
 SPEEDY = ("--interval", "0.002", "--segment-size", "4096")  # a rotation every 1.4 s
-ADDRESS = ("--listen", "127.0.0.1")
 
 
 @pytest.fixture
@@ -246,16 +245,13 @@ def test_a_restarted_mirror_keeps_numbers_and_age(path: Path, spool: Path) -> No
 
 
 def test_a_folder_is_for_one_mirror(path: Path, spool: Path) -> None:
-    with still(path) as source:
-        with serving(url(source), "--spool", str(spool)) as mirror:
-            wait_for_same(mirror, source)
-            other = echo_at(url(source), "--spool", spool)
-            with started([other]):
-                assert other.program and other.program.ended() == 2
-                assert other.program.lines == [
-                    f"echo: --spool (ECHO_SPOOL): {spool} is in use by another echo"
-                ]
-            assert mirror.serves()
+    with still(path) as source, serving(url(source), "--spool", str(spool)) as mirror:
+        wait_for_same(mirror, source)
+        other = echo_at(url(source), "--spool", spool)
+        with started([other]):
+            assert other.program and other.program.ended() == 2
+            assert other.program.lines == [f"echo: --spool (ECHO_SPOOL): {spool} is in use by another echo"]
+        assert mirror.serves()
 
 
 def test_a_private_folder_goes_with_the_mirror(path: Path, tmp_path: Path) -> None:
