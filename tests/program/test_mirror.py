@@ -183,27 +183,29 @@ def test_a_source_that_is_silent_is_asked_again(path: Path) -> None:
 
 def test_rotations_while_the_link_was_cut_lose_nothing(path: Path) -> None:
     """As many as the source keeps."""
-    with generating(path, *SPEEDY, "--keep", "4") as generator, serving(path) as source, Relay(source.port) as relay:
-        with serving(relay.url) as mirror:
-            wait_for_any(mirror)
-            began = mirror.get().fields["content-location"]
-            relay.flows.clear()
-            relay.cut()
-            segments = len(status_of(source.port)["segments"])  # type: ignore[arg-type]
-            wait_until(lambda: source.get().fields["content-location"] != began)
-            middle = source.get().fields["content-location"]
-            wait_until(lambda: source.get().fields["content-location"] != middle)
-            assert segments
-            generator.signal(signal.SIGTERM)
-            generator.ended()
-            relay.flows.set()
-            relay.cut()
-            wait_for_same(mirror, source)
-            kept = [str(name) for name in status_of(mirror.port)["segments"]]  # type: ignore[attr-defined]
-            assert {began.rpartition("/")[2], middle.rpartition("/")[2]} <= set(kept)
-            for name in kept:
-                assert mirror.get(f"/data/{name}").body == source.get(f"/data/{name}").body
-            assert mirror.get(f"/data/{kept[0]}").fields["link"] == f'</data/{kept[1]}>; rel="next"'
+    with (
+        generating(path, *SPEEDY, "--keep", "4") as generator,
+        serving(path) as source,
+        Relay(source.port) as relay,
+        serving(relay.url) as mirror,
+    ):
+        wait_for_any(mirror)
+        began = mirror.get().fields["content-location"]
+        relay.flows.clear()
+        relay.cut()
+        wait_until(lambda: source.get().fields["content-location"] != began)
+        middle = source.get().fields["content-location"]
+        wait_until(lambda: source.get().fields["content-location"] != middle)
+        generator.signal(signal.SIGTERM)
+        generator.ended()
+        relay.flows.set()
+        relay.cut()
+        wait_for_same(mirror, source)
+        kept = [str(name) for name in status_of(mirror.port)["segments"]]  # type: ignore[attr-defined]
+        assert {began.rpartition("/")[2], middle.rpartition("/")[2]} <= set(kept)
+        for name in kept:
+            assert mirror.get(f"/data/{name}").body == source.get(f"/data/{name}").body
+        assert mirror.get(f"/data/{kept[0]}").fields["link"] == f'</data/{kept[1]}>; rel="next"'
 
 
 def test_a_new_stream_is_followed_and_gone_is_said(path: Path) -> None:
@@ -274,20 +276,23 @@ def test_a_token_is_shown_and_read_again_after_a_hangup(path: Path, tmp_path: Pa
     token, shown = tmp_path / "token", tmp_path / "shown"
     token.write_text("right\n")
     shown.write_text("wrong\n")
-    with generating(path, "--interval", "0.01"), serving(path, "--token-file", str(token)) as source:
-        with serving(url(source), "--source-token-file", str(shown)) as mirror:
-            mirror.program.said(r"401: it wants a token, or another one: .*ECHO_SOURCE_TOKEN_FILE.*; trying again")
-            assert (source.get().status, mirror.get().status) == (401, 503)
-            shown.write_text("right\n")
-            mirror.program.signal(signal.SIGHUP)
-            wait_for_any(mirror)
-            token.write_text("other\n")
-            source.program.signal(signal.SIGHUP)
-            wait_until(lambda: source.get("/data", "Authorization: Bearer other").status == 200)
-            shown.write_text("other\n")
-            mirror.program.signal(signal.SIGHUP)
-            size = len(mirror.get().body)
-            wait_until(lambda: len(mirror.get().body) > size and mirror_status(mirror)["state"] == "following")
+    with (
+        generating(path, "--interval", "0.01"),
+        serving(path, "--token-file", str(token)) as source,
+        serving(url(source), "--source-token-file", str(shown)) as mirror,
+    ):
+        mirror.program.said(r"401: it wants a token, or another one: .*ECHO_SOURCE_TOKEN_FILE.*; trying again")
+        assert (source.get().status, mirror.get().status) == (401, 503)
+        shown.write_text("right\n")
+        mirror.program.signal(signal.SIGHUP)
+        wait_for_any(mirror)
+        token.write_text("other\n")
+        source.program.signal(signal.SIGHUP)
+        wait_until(lambda: source.get("/data", "Authorization: Bearer other").status == 200)
+        shown.write_text("other\n")
+        mirror.program.signal(signal.SIGHUP)
+        size = len(mirror.get().body)
+        wait_until(lambda: len(mirror.get().body) > size and mirror_status(mirror)["state"] == "following")
 
 
 def certificate(folder: Path, name: str) -> tuple[str, str]:

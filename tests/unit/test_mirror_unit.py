@@ -473,11 +473,11 @@ def test_a_loop_is_refused(source: Source, log: list[str]) -> None:
 def test_a_full_disk_is_said_once_and_recovered_from(
     source: Source, log: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pwrite = os.pwritev
+    pwrite = os.pwrite
     full = [True]
 
-    def write(fd: int, parts: list[bytes], offset: int) -> int:
-        return os.pwrite(fd, b"1", offset) if full[0] else pwrite(fd, parts, offset)
+    def write(fd: int, lines: bytes, offset: int) -> int:
+        return pwrite(fd, b"1" if full[0] else lines, offset)
 
     monkeypatch.setattr(os, "pwrite", write)
     with serving(source) as url, mirroring(url) as mirror:
