@@ -15,6 +15,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--coupling", action="append", choices=sorted(COUPLINGS), help="only the tests of this one; may be repeated"
     )
+    parser.addoption("--slow", action="store_true", help="let chaos last for three minutes")
     parser.addoption("--url", metavar="URL", help="only the contract, of an application that runs there")
     parser.addoption("--context", default="", help="the Kubernetes cluster, by kubectl's name [the current one]")
     parser.addoption("--second-context", default="", help="another one, for a federation")

@@ -180,7 +180,7 @@ def get(target: str = "/data", *fields: str, method: str = "GET") -> bytes:
 
 
 @contextlib.contextmanager
-def serving(source: Path, *flags: str, before: Sequence[str] = ()) -> Iterator[Echo]:
+def serving(source: Path | str, *flags: str, before: Sequence[str] = ()) -> Iterator[Echo]:
     """Run an echo; `before` is a command that runs it."""
     command: list[str | Path] = [
         sys.executable,
@@ -194,7 +194,7 @@ def serving(source: Path, *flags: str, before: Sequence[str] = ()) -> Iterator[E
         "0",
     ]
     with running([*before, *command, *flags]) as program:
-        port = program.said("^serving .* on http://.*:([0-9]+)/data$")[1]
+        port = program.said("^serving .* on https?://.*:([0-9]+)/data$")[1]
         yield Echo(program, int(port))
 
 

@@ -406,7 +406,8 @@ class Connection(asyncio.BufferedProtocol):
         self.state, self.deadline = State.CLOSING, self.connections.loop.time() + LINGER_SECONDS
         self.buffer = b""
         if self.socket:
-            self.transport.write_eof()
+            with contextlib.suppress(OSError):  # the client has reset the connection, which reading will find
+                self.transport.write_eof()
             self.transport.resume_reading()
         else:
             self.transport.close()

@@ -5,12 +5,12 @@ import errno
 import fcntl
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from echo.mirror.numbers import are_numbers
-from echo.store import MAX_LINE_BYTES, SegmentName
+from echo.store import MAX_LINE_BYTES, NotReady, SegmentName
 from echo.store.names import parse_file_name
+from echo.store.segment import whole_lines
 
 FINISHED_SEGMENTS = 2  # kept, like the generator's default
 LINK = "data"
@@ -53,16 +53,16 @@ class Copy:
 
     def append(self, block: bytes) -> None:
         """Write the whole lines of what was received; keep the rest for later. Raises NotNumbers and OSError."""
-        if not are_numbers(block, self._torn[-1:] or b"\n"):
+        if not are_numbers(block):
             raise NotNumbers("its data is not numbers, one a line")
-        end = block.rfind(b"\n") + 1
-        if not end:
-            self._torn += block
-        else:
-            self._write([self._torn, memoryview(block)[:end]] if self._torn else [block[:end]])
-            self._torn = block[end:]
-        if len(self._torn) >= MAX_LINE_BYTES:
-            raise NotNumbers(f"a line has more than {MAX_LINE_BYTES} bytes")
+        received = self._torn + block
+        try:
+            end = whole_lines(received)
+        except NotReady:
+            raise NotNumbers(f"a line has more than {MAX_LINE_BYTES} bytes") from None
+        if end:
+            self._write(memoryview(received)[:end])
+        self._torn = received[end:]
 
     def forget_torn(self) -> None:
         """Forget the part of a line that a broken connection left."""
@@ -73,31 +73,30 @@ class Copy:
         with contextlib.suppress(OSError):  # the file belongs to another user
             os.utime(self._fd, (modified, modified))
 
-    def _write(self, parts: Sequence[bytes | memoryview]) -> None:
+    def _write(self, lines: memoryview) -> None:
         """Write all of it, or leave the file as it was. Raises OSError."""
-        length, seen = sum(map(len, parts)), os.fstat(self._fd)
+        seen = os.fstat(self._fd)
         if not seen.st_nlink or seen.st_size != self.size:
             raise OSError(errno.ESTALE, f"{self.path.name} was removed or changed by another program")
         try:
-            written = os.pwritev(self._fd, parts, self.size)
-            if written < length:
+            if os.pwrite(self._fd, lines, self.size) < len(lines):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self.size)
             raise
-        self.size += length
+        self.size += len(lines)
 
     def _resume(self) -> None:
         """Continue what an earlier run left, if those are numbers."""
-        size, last = 0, b"\n"
+        size = 0
         while block := self.read(size, size + BLOCK_BYTES):
-            if not are_numbers(block, last):
+            if not are_numbers(block):
                 os.ftruncate(self._fd, 0)
                 return
             end = block.rfind(b"\n") + 1
             self.size = size + end if end else self.size
-            size, last = size + len(block), block[-1:]
+            size += len(block)
         if size > self.size:
             os.ftruncate(self._fd, self.size)
 

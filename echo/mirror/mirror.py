@@ -63,7 +63,7 @@ class Mirror:
         self._upstream = Upstream(settings)
         self._copies = Copies(settings.spool)
         self.folder = self._copies.link
-        self.status = Status(self._upstream.url, via=(self._upstream.id,))
+        self.status = Status(self._upstream.url, via=self._upstream.via)
         self._copy: Copy | None = None
         self._shown: Copy | None = None  # the symlink points to it
         self._gone: SegmentName | None = None  # the source said so last
@@ -104,7 +104,6 @@ class Mirror:
         name, start = (copy.name, copy.last_line()) if copy else (None, 0)
         try:
             with self._upstream.ask(session, name, start) as response:
-                self._publish(via=self._upstream.via(response))
                 if copy and response.status_code == 416:
                     before, live = -1, True
                 else:
@@ -206,7 +205,7 @@ class Mirror:
         return FolderError(f"cannot write {self._copies.folder}: {error.strerror} (ECHO_SPOOL)")
 
     def _publish(self, **changes: Any) -> None:
-        self.status = dataclasses.replace(self.status, **changes)
+        self.status = dataclasses.replace(self.status, via=self._upstream.via, **changes)
 
     def _reached(self) -> None:
         """Note that all is well: what goes wrong next is news."""

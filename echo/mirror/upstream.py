@@ -68,6 +68,7 @@ class Upstream:
         if self.token:
             read_token(self.token)  # reports a wrong one at once
         self.id = f"{socket.gethostname()}-{secrets.token_hex(4)}"
+        self.via: tuple[str, ...] = (self.id,)  # what the numbers come through (RFC 9110, 7.6.3), this echo last
 
     def session(self) -> requests.Session:
         """Return a session, which ignores proxy settings and `.netrc`."""
@@ -76,12 +77,12 @@ class Upstream:
         session.verify = str(self.authority) if self.authority else True
         return session
 
-    def via(self, response: requests.Response) -> tuple[str, ...]:
-        """Return what the numbers come through (RFC 9110, 7.6.3), this echo last. Raises UpstreamError for a loop."""
+    def note_via(self, response: requests.Response) -> None:
+        """Note what an answer came through, whatever it is. Raises UpstreamError for a loop."""
         via = re.findall(r"[0-9.]+ ([^\s,]+)", response.headers.get("Via", ""))
+        self.via = (*(name for name in via if name != self.id), self.id)
         if self.id in via:
             raise UpstreamError(f"is a loop: it mirrors this echo, by way of {' and '.join(via)}")
-        return (*via, self.id)
 
     @contextlib.contextmanager
     def ask(
@@ -97,7 +98,7 @@ class Upstream:
         url = f"{self.url.rstrip('/')}/{name}" if name else self.url
         options: dict[str, Any] = {"allow_redirects": False, "timeout": (CONNECT_SECONDS, SILENCE_SECONDS)}
         with session.get(url, headers=headers, stream=True, **options) as response:
-            self.via(response)
+            self.note_via(response)
             if name and response.status_code in (404, 410):
                 raise SegmentGone
             check(response)

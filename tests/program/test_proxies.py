@@ -1,13 +1,16 @@
 """echo behind nginx and haproxy, as they come with Debian: what it promises holds through them."""
 
+import contextlib
 import dataclasses
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from replicas import generating
 from support import free_port, need, running, wait_until
 from wire import Echo, get, numbers, serving
 
@@ -40,6 +43,7 @@ KEPT = 'proxy_http_version 1.1; proxy_set_header Connection "";'
 PROXIES = {
     "nginx": (["nginx", "-c"], NGINX, ""),  # which asks in HTTP/1.0
     "nginx with kept connections": (["nginx", "-c"], NGINX, KEPT),
+    "nginx that drops ranges": (["nginx", "-c"], NGINX, f'{KEPT} proxy_set_header Range "";'),
     "haproxy": (["haproxy", "-db", "-f"], HAPROXY, ""),
 }
 
@@ -57,10 +61,19 @@ def echo(data: Path) -> Iterator[Echo]:
         yield echo
 
 
-@pytest.fixture(params=PROXIES)
+RANGES = [kind for kind in PROXIES if "drops" not in kind]
+
+
+@pytest.fixture(params=RANGES)
 def proxy(request: pytest.FixtureRequest, echo: Echo, tmp_path: Path) -> Iterator[Echo]:
+    with behind(request.param, echo, tmp_path) as proxy:
+        yield proxy
+
+
+@contextlib.contextmanager
+def behind(kind: str, echo: Echo, tmp_path: Path) -> Iterator[Echo]:
     """The same echo at the port of a proxy."""
-    (name, *options), template, words = PROXIES[request.param]
+    (name, *options), template, words = PROXIES[kind]
     need(name)
     port, config = free_port(), tmp_path / "proxy.conf"
     user = "user root;" if os.geteuid() == 0 else ""
@@ -166,3 +179,41 @@ def test_a_hundred_requests_share_few_connections(proxy: Echo) -> None:
             for target, status in targets:
                 client.send(get(target))
                 assert client.response().status == status
+
+
+def test_curl_follows_a_live_range(proxy: Echo, data: Path) -> None:
+    """Each number arrives before the next one is written."""
+    address = f"http://127.0.0.1:{proxy.port}/data"
+    command = [need("curl"), "-sN", "-r", f"{len(WHOLE)}-9007199254740991", address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as curl:
+        try:
+            assert curl.stdout
+            for number in range(10, 15):
+                append(data, b"%d\n" % number)
+                assert curl.stdout.readline() == b"%d\n" % number
+        finally:
+            curl.kill()
+
+
+@pytest.mark.parametrize("kind", PROXIES)
+def test_a_mirror_behind_a_proxy_has_every_number(kind: str, tmp_path: Path) -> None:
+    """Across rotations, also where the proxy answers 200 with all there is instead of a live range."""
+    path = tmp_path / "folder" / "data"
+    path.parent.mkdir()
+    with (
+        generating(path, "--interval", "0.002", "--segment-size", "4096") as generator,
+        serving(path) as echo,
+        behind(kind, echo, tmp_path) as proxy,
+        serving(f"http://127.0.0.1:{proxy.port}/data") as mirror,
+    ):
+        wait_until(lambda: mirror.get().status == 200)
+        first = mirror.get().fields["content-location"]
+        wait_until(lambda: mirror.get().fields["content-location"] != first)
+        generator.signal(signal.SIGTERM)
+        generator.ended()
+        names = {first, echo.get().fields["content-location"]}
+        for name in names:
+            wait_until(lambda name=name: mirror.get(name).body == echo.get(name).body)  # type: ignore[misc]
+            here, there = mirror.get(name), echo.get(name)
+            assert (here.status, here.fields["etag"]) == (200, there.fields["etag"])
+        assert " is no range of numbers" not in mirror.program.output

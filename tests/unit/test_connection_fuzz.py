@@ -1,7 +1,11 @@
 """100,000 random and damaged requests over a fake socket, however they are cut: the same answers, and always an end."""
 
+import errno
 import itertools
+import os
 import random
+
+import pytest
 
 from echo.http.connection import HEAD_SECONDS, IDLE_SECONDS, SWEEP_SECONDS, Connection, Connections
 from echo.http.request import BadRequest, Request
@@ -116,3 +120,13 @@ def test_a_client_that_ends_its_side_anywhere_is_let_go() -> None:
             connections.sweep()
             loop.run()
         assert not connections.open, stream
+
+
+def test_a_client_that_resets_before_the_end_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the socket has no side left to close, and the transport does not know that yet."""
+
+    def write_eof(_: FakeTransport) -> None:
+        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+
+    monkeypatch.setattr(FakeTransport, "write_eof", write_eof)
+    assert statuses(answered([b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"])) == [200]
