@@ -1,7 +1,6 @@
 """What a mirror costs: to catch up, beside curl, and for each number that comes. Two echos on this machine."""
 
 import argparse
-import contextlib
 import os
 import signal
 import statistics
