@@ -7,16 +7,17 @@ import os
 import re
 import signal
 import socket
+import time
 from typing import Any, Callable
 from urllib.parse import urlsplit
 
 LOOKS = 4  # in the time that a program may be without a sign of life
 FIRST_LOOK_SECONDS, LONGEST_PAUSE_SECONDS = 0.02, 1.0
-Passed = Callable[[], None]
+Passed = Callable[..., None]  # takes the age of the sign of life in seconds, 0 by default
 
 
 class FileCheck:
-    """Passes when the file changes: clocks do not matter, nor does a file that an earlier process left."""
+    """Passes when the file changes; a wrong clock does no harm, nor does a file that an earlier process left."""
 
     def __init__(self, path: str, passed: Passed) -> None:
         self.path, self.passed = path, passed
@@ -35,7 +36,7 @@ class FileCheck:
     def look(self) -> None:
         before, self.seen = self.seen, self.state()
         if self.seen and self.seen != before:
-            self.passed()
+            self.passed(time.time() - self.seen[1] / 1e9)
 
 
 class AddressCheck:
@@ -175,14 +176,15 @@ class Watch:
         self.limit, self.hurried = limit, hurried
         self.check = make(self.passed)
         self.key: object = None  # what it watches: another key begins anew
-        self.now = self.due = self.begun = self.last = 0.0
+        self.now = self.due = self.begun = self.last = self.looked = 0.0
         self.seen = False
 
-    def passed(self) -> None:
-        self.seen, self.last = True, self.now
+    def passed(self, age: float = 0.0) -> None:
+        """Note a sign of life, which may be some seconds old, but is newer than the last look."""
+        self.seen, self.last = True, self.now - min(max(age, 0.0), self.now - self.looked)
 
     def begin(self, key: object, now: float) -> None:
-        self.key, self.now, self.begun, self.last, self.seen = key, now, now, now, False
+        self.key, self.now, self.begun, self.last, self.looked, self.seen = key, now, now, now, now, False
         self.due = now + (FIRST_LOOK_SECONDS if self.hurried else self.limit / LOOKS / LOOKS)
         self.check.reset()
 
@@ -194,6 +196,7 @@ class Watch:
             self.begin(key, now)
         elif key and now >= self.due:
             self.check.look()
+            self.looked = now
             hurry = max(FIRST_LOOK_SECONDS, min(LONGEST_PAUSE_SECONDS, (now - self.begun) / LOOKS))
             self.due = min(now + (min(hurry, pause) if self.hurried else pause), max(now, self.last + self.limit))
         return self.due - now if key else self.limit
