@@ -55,7 +55,7 @@ class Server:
         self.loop.add_reader(listener, self.accept)
 
     def accept(self) -> None:
-        """Accept who has connected, as long as there are descriptors; the others wait in the kernel's queue."""
+        """Accept connections while there are descriptors; the others wait in the kernel's queue."""
         for _ in range(ACCEPTS_PER_PASS):
             if len(self.connections.open) + len(self.accepting) >= self.limit:
                 self.pause(f"{self.limit} connections are open, which is the limit")
@@ -139,7 +139,7 @@ class Server:
         await self.receive_backlog()
 
     async def receive_backlog(self) -> None:
-        """Accept who has connected and read what was asked up to now."""
+        """Accept the connections and read the requests that have arrived."""
         for _ in range(3):
             await asyncio.sleep(0)
 

@@ -1,4 +1,4 @@
-"""The application: routes, who may ask, and what every response has in common."""
+"""The application: routes, authentication, and what all responses share."""
 
 import time
 from collections.abc import Awaitable, Callable

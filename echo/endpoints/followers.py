@@ -1,4 +1,4 @@
-"""Everybody who waits for numbers: a connection and a position each, no task and no queue."""
+"""Followers of the data: a connection and a position each, no task and no queue."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ class Followers:
             raise TooManyFollowers(f"there are {self.limit} followers already, which is the limit: try again later")
 
     def publish(self) -> None:
-        """Send new numbers to all who had everything before them."""
+        """Send new numbers to all followers at the end of the data."""
         self.change.set()
         self.change = asyncio.Event()
         for follower in list(self.at_end):
@@ -42,7 +42,7 @@ class Followers:
             await asyncio.wait_for(self.change.wait(), max(0.0, deadline - time.monotonic()))
 
     def stop(self) -> None:
-        """End every stream once its client has what there is."""
+        """End every stream once its client has received everything."""
         self.stopping = True
         self.publish()
 

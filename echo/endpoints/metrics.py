@@ -39,7 +39,7 @@ def render(stats: Stats, data: Data, state: DataState, accept: str) -> tuple[str
     ProcessCollector(registry=registry)
     try:
         encode, content_type = choose_encoder(accept)
-    except (TypeError, ValueError):  # the version is no number
+    except (TypeError, ValueError):  # prometheus_client fails on a malformed version
         encode, content_type = choose_encoder("")
     return content_type, encode(registry)
 

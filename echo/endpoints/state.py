@@ -12,7 +12,7 @@ NEWEST_BYTES = 65536  # whose lines tell how long a number is
 
 @dataclass(frozen=True)
 class DataState:
-    """What there is; None is what cannot be known, and `problem` says why."""
+    """The state of the data. Unknown values are None, and `problem` says why."""
 
     problem: str | None = None
     segment: Segment | None = None

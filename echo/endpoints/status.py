@@ -1,4 +1,4 @@
-"""/status: what there is, as JSON."""
+"""/status: the state of the data and of this echo, as JSON."""
 
 import json
 import socket
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Status:
-    """What cannot be known is null, and `problem` says why."""
+    """The endpoint. Unknown values are null, and `problem` says why."""
 
     def __init__(
         self, settings: Settings, data: Data, watcher: DataWatcher, notifier: Notifier, mirror: "Mirror | None"

@@ -23,7 +23,7 @@ class Range:
     first: int | None
     last: int | None
     suffix: int = 0
-    live: str = ""  # the digits of `last`, if it is beyond every end: the client wants what comes, too (RFC 8673)
+    live: str = ""  # the digits of `last`, if it is beyond every end: the client also wants later bytes (RFC 8673)
 
 
 @functools.lru_cache(maxsize=256)  # clients that poll send the same one again and again
