@@ -173,7 +173,7 @@ def test_a_precondition_that_fails_is_412_with_the_etag_of_now(echo: Echo) -> No
     for headers in ({"if_match": '"x"'}, {"if_unmodified_since": formatdate(1e9 - 1, usegmt=True)}):
         response = echo.get(**headers)
         assert (response.status_code, response.headers["etag"]) == (412, etag)
-        assert response.text == f"this is {etag} now\n"
+        assert response.text == f"the ETag is {etag} now\n"
     assert echo.get(if_match=etag).status_code == 200
 
 
