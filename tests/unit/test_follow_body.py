@@ -33,7 +33,7 @@ class FakeStream:
     def write(self, data: bytes) -> None:
         self.sent += data
 
-    def offer(self, data: bytes) -> int:
+    def offer(self, data: bytes | memoryview) -> int:
         self.sent += data
         return len(data)
 
