@@ -1,4 +1,4 @@
-"""The pure logic of the endpoints: which bytes a request gets, queries, event ids, formats, statistics."""
+"""The pure logic of the endpoints: preconditions, queries, event ids, formats, statistics."""
 
 import re
 import string
@@ -34,12 +34,12 @@ def etag(size: int, segment: str = SEGMENT) -> str:
 
 
 def date(seconds: int = 0) -> str:
-    """So many seconds after the file was modified."""
+    """Return the HTTP date this many seconds after the last change."""
     return format_datetime(MODIFIED + timedelta(seconds=seconds), usegmt=True)
 
 
 def answer(size: int, **headers: str) -> Part:
-    """What a request with these headers gets of a file of that size that was modified at MODIFIED."""
+    """Return the part that a request with these headers gets of a file of this size."""
     return choose({name.replace("_", "-"): value for name, value in headers.items()}, size, int(MODIFIED.timestamp()))
 
 
@@ -74,7 +74,7 @@ def test_a_range_is_the_slice_of_these_bytes(content: bytes, first: int, last: i
 
 @given(CONTENT, st.integers(1, 400))
 def test_a_suffix_range_is_that_many_bytes_of_the_end(content: bytes, length: int) -> None:
-    """One that is longer than the file is the whole file."""
+    """A suffix longer than the file is the whole file."""
     part = answer(len(content), range=f"bytes=-{length}")
     assert part.status == 206
     assert content[part.start : part.stop] == content[-length:]
@@ -335,7 +335,7 @@ def test_any_other_event_id_is_refused(text: str) -> None:
 
 
 def parse_events(stream: bytes) -> list[dict[str, str]]:
-    """As a browser does: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation"""
+    """Parse as browsers do: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation"""
     events, fields = [], dict[str, str]()
     for line in re.split("\r\n|\r|\n", stream.decode("utf-8", "replace")):
         if not line:
