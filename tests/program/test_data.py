@@ -254,7 +254,7 @@ def test_a_header_that_comes_twice_is_one_list(echo: Echo) -> None:
         assert answer.startswith(b"HTTP/1.1 304 ")
 
 
-def test_requests_in_a_row_on_one_connection_are_answered_in_order(echo: Echo, whole: bytes) -> None:
+def test_pipelined_requests_are_answered_in_order(echo: Echo, whole: bytes) -> None:
     row = b"".join(b"GET /data HTTP/1.1\r\nHost: x\r\nRange: bytes=%d-%d\r\n\r\n" % (n, n + 9) for n in range(50))
     answers = echo.raw(row + b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     places = [answers.find(b"\r\n\r\n" + whole[n : n + 10]) for n in range(50)]
@@ -263,7 +263,7 @@ def test_requests_in_a_row_on_one_connection_are_answered_in_order(echo: Echo, w
     assert answers.endswith(b"\r\n\r\nalive\n")
 
 
-def test_answers_on_a_kept_connection_do_not_wait_for_the_client_to_acknowledge(echo: Echo) -> None:
+def test_answers_do_not_wait_for_acknowledgements(echo: Echo) -> None:
     """With Nagle's algorithm and delayed acknowledgements each would take 40 ms."""
     taken = []
     with requests.Session() as session:
@@ -281,7 +281,7 @@ def test_http_1_0_is_spoken(echo: Echo, whole: bytes) -> None:
 # A file that comes, grows and goes
 
 
-def test_before_the_first_number_it_says_why_and_when_to_come_again(data: Path) -> None:
+def test_before_the_first_number_it_is_503_with_retry_after(data: Path) -> None:
     with serving(data) as echo:
         for content, words in ((None, "does not exist yet"), (b"", "has no number yet"), (b"12", "has no number yet")):
             if content is not None:

@@ -112,7 +112,7 @@ def test_the_client_chooses_between_text_and_events(echo: Echo, accept: str, kin
         assert "accept" in stream.response.headers["vary"]
 
 
-def test_curl_prints_numbers_as_they_come_and_ends_with_0_when_echo_stops(echo: Echo, writer: Writer) -> None:
+def test_curl_prints_numbers_at_once_and_ends_with_0(echo: Echo, writer: Writer) -> None:
     with running([need("curl"), "--silent", "--no-buffer", f"{echo.url}/data?follow"]) as curl:
         curl.said("^30$")
         writer.append(b"40\n")
@@ -180,7 +180,7 @@ def test_before_the_first_number_it_is_503(data: Path) -> None:
         assert (response.status_code, response.headers["retry-after"]) == (503, "1")
 
 
-def test_one_follower_too_many_is_503_until_one_leaves_and_others_are_served(data: Path) -> None:
+def test_one_follower_too_many_is_503_until_one_leaves(data: Path) -> None:
     data.write_bytes(b"1\n")
     with serving(data, "--followers", "2", "--stale", "0") as echo, Stream(echo.url), Stream(echo.url) as second:
         echo.wait_for_followers(2)
@@ -612,7 +612,7 @@ def test_plain_requests_are_answered_while_a_thousand_follow(data: Path) -> None
         assert "cut" not in echo.program.output
 
 
-def test_readers_that_stop_reading_are_dropped_and_never_grow_memory(data: Path) -> None:
+def test_stalled_readers_are_dropped_and_cost_no_memory(data: Path) -> None:
     """200 of them do not read, while another receives every number."""
     data.write_bytes(numbers(1_000_000))
     with contextlib.ExitStack() as stack:

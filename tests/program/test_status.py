@@ -242,7 +242,7 @@ class Inline(HTMLParser):
                 self.forbidden.append(f"<{tag} {name}={value}>")
 
 
-def test_the_page_is_self_contained_and_its_policy_allows_nothing_else(echo: Echo) -> None:
+def test_the_page_is_self_contained_and_its_policy_strict(echo: Echo) -> None:
     response = echo.get("/", Accept="text/html")
     policy = response.headers["content-security-policy"].split("; ")
     assert response.headers["content-type"] == "text/html; charset=utf-8"

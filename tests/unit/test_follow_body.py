@@ -185,7 +185,7 @@ def test_there_is_room_until_the_limit(data: Data) -> None:
     data.followers.check_room()
 
 
-def test_a_cursor_says_where_it_is_and_refuses_the_inside_of_a_line(data: Data) -> None:
+def test_a_cursor_refuses_the_inside_of_a_line(data: Data) -> None:
     segment = data.folder.refresh()
     assert str(Cursor(segment, 3)) == f"{STREAM}-3"
     for position in (0, 3, 6):

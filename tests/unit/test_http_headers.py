@@ -165,7 +165,7 @@ def test_a_date_is_written_as_werkzeug_writes_it_and_read_back(seconds: int) -> 
 
 
 @given(SECONDS, st.integers(0, 2))
-def test_a_date_in_any_of_three_formats_is_read_as_werkzeug_reads_it(seconds: int, which: int) -> None:
+def test_dates_are_parsed_as_werkzeug_parses_them(seconds: int, which: int) -> None:
     text = formats(seconds)[which]
     oracle = werkzeug_date(text)
     assert oracle
