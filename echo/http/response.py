@@ -1,6 +1,5 @@
 """Responses. A body is bytes, or an object that sends itself as the socket takes it."""
 
-import copy
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Protocol
@@ -53,8 +52,9 @@ class Response:
 
     def with_header(self, name: str, value: str) -> "Response":
         """Return a copy with one more header field."""
-        response = copy.copy(self)
-        response.head += f"{name}: {value}\r\n".encode("latin-1")
+        response = Response.__new__(Response)  # copy.copy takes ten times as long
+        response.status, response.body = self.status, self.body
+        response.head = self.head + f"{name}: {value}\r\n".encode("latin-1")
         return response
 
 
