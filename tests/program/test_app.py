@@ -56,7 +56,7 @@ def test_a_taken_port_is_said_and_ends_it(tmp_path: Path) -> None:
         other.mkdir()
         with running([ROOT / "app.sh"], {**environment, "APPCOUP_RUN": str(other)}, other) as second:
             assert second.ended() == 1
-            assert "Address already in use" in second.output
+            assert "address already in use (--listen, ECHO_LISTEN)" in second.output
             assert second.lines[-1].startswith("supervisord | CRIT echo cannot be kept up")
         first.process.terminate()
         assert first.ended() == 0
