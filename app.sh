@@ -16,7 +16,7 @@ fail() {
 
 if [ -z "${APPCOUP_VENV:-}" ]; then # the image has everything installed
     APPCOUP_VENV=$here/.venv
-    "$here/tests/venv" "$APPCOUP_VENV" "$here/requirements.txt"
+    "$here/scripts/venv" "$APPCOUP_VENV" "$here/requirements.txt"
 fi
 if [ -z "${APPCOUP_RUN:-}" ]; then
     APPCOUP_RUN=$here/.run
