@@ -77,6 +77,7 @@ class Settings(Options, program="echo"):
     token_file: Path | None = setting(file, None, "PATH", "require this file's token: Authorization: Bearer TOKEN")
     tls_cert: Path | None = setting(file, None, "PATH", "serve HTTPS with this certificate chain")
     tls_key: Path | None = setting(file, None, "PATH", "private key of the certificate")
+    heartbeat: Path | None = setting(Path, None, "PATH", "write the URL to this file, and touch it once a second")
     spool: Path | None = setting(folder, None, "PATH", "keep a mirror's segments in this folder; none: a temporary one")
     source_token_file: Path | None = setting(file, None, "PATH", "send this file's token to the source")
     source_ca: Path | None = setting(file, None, "PATH", "trust only these certificates for an https source")
