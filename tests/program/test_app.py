@@ -142,7 +142,7 @@ def test_health_sh_asks_echo_wherever_it_listens(tmp_path: Path, address: str) -
         assert app.ended() == 0
 
 
-def test_an_output_that_nobody_reads_does_not_keep_it_from_stopping(tmp_path: Path) -> None:
+def test_an_output_nobody_reads_does_not_keep_it_from_stopping(tmp_path: Path) -> None:
     """Stock supervisord sleeps in the write then, and hears no signal."""
     conf = tmp_path / "supervisord.conf"
     text = (ROOT / "supervisord.conf").read_text()

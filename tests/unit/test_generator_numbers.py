@@ -35,9 +35,7 @@ def test_cadence_after_a_pause_does_not_burst(interval: float, pause: float) -> 
 
 
 @given(st.floats(0, 1e6), st.floats(0, 1000), st.floats(0, 1e6))
-def test_cadence_is_never_due_in_the_past_by_more_than_the_interval(
-    previous: float, interval: float, gap: float
-) -> None:
+def test_cadence_is_never_late_by_more_than_the_interval(previous: float, interval: float, gap: float) -> None:
     now = previous + gap
     due = next_due(previous, interval, now)
     assert now - due <= interval

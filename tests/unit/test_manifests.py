@@ -113,7 +113,7 @@ def test_a_real_api_server_refuses_an_unknown_field(tmp_path: Path) -> None:
 
 
 @every_file
-def test_nothing_is_defined_twice_and_all_in_the_namespace_that_is_chosen(name: str) -> None:
+def test_nothing_is_defined_twice_or_names_a_namespace(name: str) -> None:
     things = [(thing["kind"], thing["metadata"]["name"]) for thing in manifest(name)]
     assert len(things) == len(set(things))
     assert not any("namespace" in thing["metadata"] for thing in manifest(name))
@@ -134,7 +134,7 @@ def test_the_recommended_labels(thing: Object) -> None:
 
 
 @every_file
-def test_selectors_find_pods_of_the_file_and_do_not_depend_on_the_version(name: str) -> None:
+def test_selectors_find_pods_of_the_file_in_any_version(name: str) -> None:
     things = manifest(name)
     pods = [list(labelled(thing))[-1]["labels"] for thing in things if pod_spec(thing)]
     for thing in things:
