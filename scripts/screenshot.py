@@ -1,4 +1,4 @@
-"""Renew docs/page.png: the page beside a generator that has written for a while. Run it with the tests' Python."""
+"""Write docs/page.png, a screenshot of the page with a running generator. Run it with the Python of the tests."""
 
 import sys
 import tempfile
