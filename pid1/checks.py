@@ -11,7 +11,8 @@ import time
 from typing import Any, Callable
 from urllib.parse import urlsplit
 
-MAX_LINE_BYTES = 2**16  # that a pattern is looked for in
+from pid1.output import MAX_LINE_BYTES
+
 LOOKS = 4  # in the time that a program may be without a sign of life
 FIRST_LOOK_SECONDS, LONGEST_PAUSE_SECONDS = 0.02, 1.0
 Passed = Callable[..., None]  # takes the age of the sign of life in seconds, 0 by default
