@@ -11,6 +11,8 @@ import time
 from typing import Any, Callable
 from urllib.parse import urlsplit
 
+from pid1.output import MAX_LINE_BYTES
+
 LOOKS = 4  # in the time that a program may be without a sign of life
 FIRST_LOOK_SECONDS, LONGEST_PAUSE_SECONDS = 0.02, 1.0
 Passed = Callable[..., None]  # takes the age of the sign of life in seconds, 0 by default
@@ -127,9 +129,12 @@ class LogCheck:
 
     def __init__(self, pattern: str, passed: Passed) -> None:
         self.pattern, self.passed = re.compile(pattern.encode(), re.MULTILINE), passed
+        self.unfinished = b""
 
-    def feed(self, lines: bytes) -> None:
-        if self.pattern.search(lines):
+    def feed(self, data: bytes) -> None:
+        lines, _, self.unfinished = (self.unfinished + data).rpartition(b"\n")
+        self.unfinished = self.unfinished[-MAX_LINE_BYTES:]
+        if lines and self.pattern.search(lines):
             self.passed()
 
     def look(self) -> None:
@@ -211,12 +216,11 @@ class Watch:
 def make_watch(target: str, limit: float, hurried: bool, sockets: dict[int, Any], commands: dict[int, Any]) -> Watch:
     """From a setting such as http://127.0.0.1:8000/healthz."""
     kind, _, rest = target.partition(":")
-    if kind in ("http", "tcp"):
-        return Watch(limit, lambda passed: AddressCheck(target, passed, sockets), hurried)
-    if kind == "exec":
-        return Watch(limit, lambda passed: CommandCheck(rest, passed, commands), hurried)
-    if kind == "log":
-        return Watch(limit, lambda passed: LogCheck(rest, passed), hurried)
-    if kind == "notify":
-        return Watch(limit, lambda passed: NotifyCheck(passed, sockets), hurried)
-    return Watch(limit, lambda passed: FileCheck(target, passed), hurried)
+    makers: dict[str, Callable[[Passed], Any]] = {
+        "http": lambda passed: AddressCheck(target, passed, sockets),
+        "tcp": lambda passed: AddressCheck(target, passed, sockets),
+        "exec": lambda passed: CommandCheck(rest, passed, commands),
+        "log": lambda passed: LogCheck(rest, passed),
+        "notify": lambda passed: NotifyCheck(passed, sockets),
+    }
+    return Watch(limit, makers.get(kind, lambda passed: FileCheck(target, passed)), hurried)

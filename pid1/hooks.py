@@ -17,7 +17,7 @@ from pid1.output import Format, LogHandler, Output
 from pid1.plugin import Pid1
 from pid1.settings import PROGRAM, ProgramSettings, parse, parse_plugin, refuse_misspelt
 
-STREAMS = {f"/dev/{name}": fd for name, fd in (("stdout", 1), ("fd/1", 1), ("stderr", 2), ("fd/2", 2))}
+STREAMS = {"/dev/stdout": 1, "/dev/fd/1": 1, "/dev/stderr": 2, "/dev/fd/2": 2}
 HOOKS = ("_processes_from_section", "process_groups_from_parser", "make_logger")
 STOCK = {name: getattr(ServerOptions, name) for name in HOOKS}
 
@@ -36,31 +36,31 @@ def _processes_from_section(options: Any, parser: Any, section: str, group_name:
     """The processes of a program, with the plugin's settings, which `supervisorctl update` compares too."""
     configs = STOCK["_processes_from_section"](options, parser, section, group_name, klass)
     refuse_misspelt(parser.options(section))
-    by_name = {config.name: config for config in configs}
     name = section.partition(":")[2].strip()
-    first, count = (int(parser.saneget(section, key, text)) for key, text in (("numprocs_start", 0), ("numprocs", 1)))
     expansions = {"here": options.here, "host_node_name": platform.node(), "program_name": name}
-    expansions.update(group_name=group_name, numprocs=count)
-    for number in range(first, first + count):
+    expansions.update(group_name=group_name, numprocs=len(configs))
+    for number, config in enumerate(configs, int(parser.saneget(section, "numprocs_start", 0))):
         expansions["process_num"] = number
-        config = by_name[parser.saneget(section, "process_name", "%(program_name)s", expansions=expansions)]
         keys = [key for key in PROGRAM if parser.has_option(section, key)]
         texts = {key: parser.saneget(section, key, expansions=expansions) for key in keys}
-        config.pid1 = ProgramSettings(name, relayed=relayed(config), **parse(PROGRAM, texts))
+        config.pid1 = ProgramSettings(name, take_output(config), **parse(PROGRAM, texts))
         config.optional_param_names = [*config.optional_param_names, "pid1"]
     return configs
 
 
-def relayed(config: Any) -> tuple[tuple[str, int], ...]:
-    """Take what goes to stdout, stderr or a temporary file from supervisord, which would block in the write."""
-    found = []
+def take_output(config: Any) -> tuple[tuple[str, int], ...]:
+    """Take what goes to stdout, stderr or a temporary file from supervisord, which would block in the write.
+
+    Returns each channel with the file descriptor that its lines go to; 0 where supervisord has a log file.
+    """
+    taken = []
     for channel, fd in (("stdout", 1), ("stderr", 2)):
         logfile = getattr(config, f"{channel}_logfile")
         ours = STREAMS.get(logfile, fd if logfile is Automatic and not getattr(config, f"{channel}_syslog") else 0)
         if ours:
             setattr(config, f"{channel}_logfile", None)
-        found.append((channel, ours))
-    return tuple(found)
+        taken.append((channel, ours))
+    return tuple(taken)
 
 
 def process_groups_from_parser(options: Any, parser: Any) -> Any:
@@ -71,27 +71,27 @@ def process_groups_from_parser(options: Any, parser: Any) -> Any:
     except ValueError as error:
         raise ValueError(f"[rpcinterface:pid1] {error}") from None
     settings = [config.pid1 for group in groups for config in group.process_configs]
-    stop_turns({each.program: [need.program for need in each.depends_on] for each in settings})
+    stop_turns({each.program: [name for name, _ in each.depends_on] for each in settings})
     return groups
 
 
 def make_logger(options: Any) -> None:
-    """supervisord opens its log: it and the programs share one; supervisord itself follows."""
+    """supervisord opens its log: it shares one with the programs. The plugin is made once supervisord is."""
     texts = plugin_texts(options.rpcinterface_factories)
     if texts is None:
         return STOCK["make_logger"](options)
     settings = parse_plugin(texts)
     output = Output(Format(settings.log_format == "json", settings.log_time))
     options.nodaemon |= os.getpid() == 1  # in the background, PID 1 would end the container
-    early = options.parse_criticals, options.parse_warnings, options.parse_infos
     shown, options.silent = options.nodaemon and not options.silent, True
+    early = options.parse_criticals, options.parse_warnings, options.parse_infos
     options.parse_criticals, options.parse_warnings, options.parse_infos = [], [], []
     STOCK["make_logger"](options)
-    if shown:
-        options.logger.addHandler(LogHandler(output, options.loglevel))
     log = options.logger
-    for index, write in enumerate((log.critical, log.warn, log.info)):
-        for message in early[index]:
+    if shown:
+        log.addHandler(LogHandler(output, options.loglevel))
+    for write, messages in zip((log.critical, log.warn, log.info), early):
+        for message in messages:
             write(message)
     stock_openhttpservers = options.openhttpservers
 

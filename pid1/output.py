@@ -10,112 +10,133 @@ import select
 import stat
 import time
 from contextlib import suppress
-from typing import Any
+from typing import Any, Callable, Sequence, Union
 
 from supervisor import loggers
 from supervisor.dispatchers import POutputDispatcher, stripEscapes
 
-BUFFER_BYTES = 2**18  # what is more waits in the pipes of the programs, which slows them down
-MAX_LINE_BYTES = 2**16  # a longer line is broken
-PATIENCE_SECONDS = 5.0  # lines are dropped once nobody has read for so long
+BUFFER_BYTES = 2**18  # above this the programs are not read: their pipes fill, which slows them down
+MAX_LINE_BYTES = 2**16  # longer lines are broken
+MAX_CHUNKS = 512  # in one write; Linux takes 1024
+PATIENCE_SECONDS = 5.0  # whole lines are dropped when nobody has read for this long
 FLUSH_SECONDS = 1.0  # at the end
+F_SETPIPE_SZ = 1031  # of Linux; Python's fcntl has it since 3.10
+Chunk = Union[bytes, memoryview]
 
-
-F_SETPIPE_SZ = 1031  # of Linux; fcntl has it since Python 3.10
+bytes(2**23)  # once a buffer of this size was freed, glibc reuses smaller ones instead of asking the kernel each time
 
 
 class Stream:
     """A buffer of whole lines before a file descriptor."""
 
     def __init__(self, fd: int, format: Format) -> None:
-        self.fd, self.format, self.most = fd, format, select.PIPE_BUF  # bytes of one write
+        self.fd, self.format, self.never_blocks = fd, format, False
         if stat.S_ISFIFO(os.fstat(fd).st_mode):
-            with suppress(OSError):  # a pipe of another user; never a flag on fd itself: others may share it
+            with suppress(OSError):  # another user's pipe; O_NONBLOCK on fd itself would concern others who share it
                 fcntl.fcntl(fd, F_SETPIPE_SZ, BUFFER_BYTES)
-                self.fd, self.most = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK), BUFFER_BYTES
-        self.buffer = bytearray()
+                self.fd, self.never_blocks = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK), True
+        self.chunks: list[Chunk] = []
+        self.size = 0  # bytes in the chunks
         self.read_at = 0.0  # monotonic: when the buffer was empty, or somebody read
         self.dropping = False
-        self.dropped = self.dropped_before = 0  # lines
+        self.dropped = self.reported = 0  # lines
 
     def full(self) -> bool:
-        return len(self.buffer) >= BUFFER_BYTES and not self.dropping
+        return self.size >= BUFFER_BYTES and not self.dropping
 
-    def add(self, lines: bytes | bytearray) -> None:
+    def add(self, chunks: Sequence[Chunk]) -> None:
+        """Buffer whole lines, or count them while nobody reads."""
         if self.dropping:
-            self.dropped += lines.count(b"\n")
+            self.dropped += sum(bytes(chunk).count(b"\n") for chunk in chunks)
         else:
-            self.buffer += lines
+            self.chunks += chunks
+            self.size += sum(map(len, chunks))
 
     def drain(self, now: float) -> None:
-        """Write what can be written without waiting. PIPE_BUF bytes never block where select says that some can be."""
-        if not self.buffer:
+        """Write what can be written without waiting."""
+        if not self.chunks:
             self.read_at = now
-        while self.buffer and (self.most > select.PIPE_BUF or select.select([], [self.fd], [], 0)[1]):
+        while self.chunks and (self.never_blocks or select.select([], [self.fd], [], 0)[1]):
             try:
-                with memoryview(self.buffer) as view:
-                    written = os.write(self.fd, view[: self.most])
-                del self.buffer[:written]
+                self._remove(self._write())
             except BlockingIOError:
                 break
-            except OSError:  # the reader has gone, so nobody can be told either
-                self.buffer.clear()
+            except OSError:  # the reader has gone
+                self._remove(self.size)
             self.read_at = now
             if self.dropping:
                 self.dropping = False
-                lost, self.dropped_before = self.dropped - self.dropped_before, self.dropped
+                lost, self.reported = self.dropped - self.reported, self.dropped
                 text = f"dropped {lost} lines of output: nobody read for {PATIENCE_SECONDS:g} s"
-                self.add(self.format.lines("supervisord", "stdout", text.encode() + b"\n", "WARN"))
+                self.add([self.format.line("supervisord", "stdout", text, "WARN")])
         if self.full() and now - self.read_at >= PATIENCE_SECONDS:
             self.dropping = True
+
+    def _write(self) -> int:
+        """Without O_NONBLOCK only PIPE_BUF bytes do not block after select."""
+        if self.never_blocks:
+            return os.writev(self.fd, self.chunks[:MAX_CHUNKS])
+        return os.write(self.fd, self.chunks[0][: select.PIPE_BUF])
+
+    def _remove(self, count: int) -> None:
+        """Forget the first bytes."""
+        self.size -= count
+        whole = 0
+        while whole < len(self.chunks) and count >= len(self.chunks[whole]):
+            count -= len(self.chunks[whole])
+            whole += 1
+        del self.chunks[:whole]
+        if count:
+            self.chunks[0] = memoryview(self.chunks[0])[count:]
 
     def close(self) -> None:
         """Wait for the reader, for a short time."""
         now = time.monotonic()
         end = now + FLUSH_SECONDS
         self.drain(now)
-        while self.buffer and not self.dropping and now < end:
+        while self.chunks and not self.dropping and now < end:
             select.select([], [self.fd], [], end - now)
             now = time.monotonic()
             self.drain(now)
-        if self.most > select.PIPE_BUF:
+        if self.never_blocks:
             os.close(self.fd)
 
 
 class Format:
-    """Lines as text or JSON, with or without the time."""
+    """Text or JSON, with or without the time."""
 
     def __init__(self, json: bool, time: bool) -> None:
         self.json, self.time = json, time
 
-    def lines(self, name: str, channel: str, data: bytes, level: str = "") -> bytes | bytearray:
-        """`data` is whole lines."""
-        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")[:-6] + "Z"
-        now = now if self.time else ""
+    def now(self) -> str:
+        """The time as in RFC 3339, or nothing."""
+        if not self.time:
+            return ""
+        return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+    def prefix(self, name: str) -> bytes:
+        """What stands before each line of text."""
+        return f"{self.now()} {name} | ".lstrip().encode()
+
+    def line(self, name: str, channel: str, text: str, level: str = "") -> bytes:
         if not self.json:
-            prefix = f"{now + ' ' if now else ''}{name} | {level + ' ' if level else ''}".encode()
-            lines = bytearray(prefix)
-            lines += data.replace(b"\n", b"\n" + prefix)
-            del lines[-len(prefix) :]
-            return lines
-        head = {**({"time": now} if now else {}), "program": name, "stream": channel}
-        head.update({"level": level} if level else {})
-        texts = data[:-1].decode(errors="replace").split("\n")
-        return "".join(json.dumps({**head, "message": text}, ensure_ascii=False) + "\n" for text in texts).encode()
+            return self.prefix(name) + f"{level} {text}\n".lstrip(" ").encode("utf-8", "replace")
+        fields = {"time": self.now(), "program": name, "stream": channel, "level": level}
+        fields = {key: value for key, value in fields.items() if value}
+        return (json.dumps({**fields, "message": text}, ensure_ascii=False) + "\n").encode("utf-8", "replace")
 
 
 class Output:
     """Both streams; one, if both are the same file, so that lines do not mix."""
 
     def __init__(self, format: Format) -> None:
-        self.format = format
         one, two = os.fstat(1), os.fstat(2)
         stdout = Stream(1, format)
         same = (one.st_dev, one.st_ino) == (two.st_dev, two.st_ino)
         self.streams = {1: stdout, 2: stdout if same else Stream(2, format)}
 
     def pending(self) -> list[Stream]:
-        return [stream for stream in set(self.streams.values()) if stream.buffer]
+        return [stream for stream in set(self.streams.values()) if stream.chunks]
 
     def dropped(self) -> int:
         return sum(stream.dropped for stream in set(self.streams.values()))
@@ -126,14 +147,13 @@ class LogHandler(loggers.Handler):
 
     def __init__(self, output: Output, level: int) -> None:
         super().__init__()
-        self.output, self.level = output, level
+        self.stream, self.level = output.streams[1], level
 
     def emit(self, record: Any) -> None:
         fields = record.asdict()
-        data = fields["message"].encode("utf-8", "replace") + b"\n"
-        stream = self.output.streams[1]
-        stream.add(self.output.format.lines("supervisord", "stdout", data, fields["levelname"]))
-        stream.drain(time.monotonic())
+        for text in fields["message"].split("\n"):
+            self.stream.add([self.stream.format.line("supervisord", "stdout", text, fields["levelname"])])
+        self.stream.drain(time.monotonic())
 
     def flush(self) -> None:
         pass
@@ -142,11 +162,11 @@ class LogHandler(loggers.Handler):
 
 
 class Relay(POutputDispatcher):
-    """Brings one channel of a program to a stream, if it has one, and shows each line to a watch, if there is one."""
+    """Brings one channel of a program to a stream, if it has one, and to a watch, if there is one."""
 
     stream: Stream | None = None
-    watch: Any = None
-    unfinished = b""
+    watch: Callable[[bytes], None] | None = None
+    unfinished = b""  # line; with its prefix, if the log is text
     ended = False  # what is left in the pipe of an ended program is read even if the buffer is full
 
     def readable(self) -> bool:
@@ -160,25 +180,35 @@ class Relay(POutputDispatcher):
         super()._log(data)
         if self.childlog is not self.normallog or not data:
             return  # in capture mode
-        data = self.unfinished + data
-        end = data.rfind(b"\n") + 1
-        if len(data) - end > MAX_LINE_BYTES:
-            data += b"\n"
-            end = len(data)
-        self.unfinished = data[end:]
-        if end:
-            self.relay(data[:end])
-
-    def relay(self, lines: bytes) -> None:
         if self.watch:
-            self.watch(lines)
+            self.watch(data)
         if self.stream:
-            lines = stripEscapes(lines) if self.process.config.options.strip_ansi else lines
-            self.stream.add(self.stream.format.lines(self.process.config.name, self.channel, lines))
-            self.stream.drain(time.monotonic())
+            self._relay(self.stream, stripEscapes(data) if self.process.config.options.strip_ansi else data)
+            if len(self.unfinished) > MAX_LINE_BYTES:
+                self.finish()
+
+    def _relay(self, stream: Stream, data: bytes) -> None:
+        stream.add((self._lines if stream.format.json else self._text)(stream.format, data))
+        stream.drain(time.monotonic())
+
+    def _text(self, format: Format, data: bytes) -> list[Chunk]:
+        """A whole block at once: line by line would cost a multiple."""
+        prefix = format.prefix(self.process.config.name)
+        text = data.replace(b"\n", b"\n" + prefix)
+        end = text.rfind(b"\n") + 1
+        line, rest = self.unfinished or prefix, text[end:]
+        if not end:
+            self.unfinished = line + rest
+            return []
+        self.unfinished = rest if len(rest) > len(prefix) else b""
+        return [line, memoryview(text)[:end]]
+
+    def _lines(self, format: Format, data: bytes) -> list[Chunk]:
+        *lines, self.unfinished = (self.unfinished + data).split(b"\n")
+        name = self.process.config.name
+        return [format.line(name, self.channel, line.decode(errors="replace")) for line in lines]
 
     def finish(self) -> None:
-        """The last words of a program may lack a line end."""
-        if self.unfinished:
-            self.relay(self.unfinished + b"\n")
-            self.unfinished = b""
+        """End the line: a program's last words may lack a line end."""
+        if self.stream and self.unfinished:
+            self._relay(self.stream, b"\n")

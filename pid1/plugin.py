@@ -1,4 +1,4 @@
-"""The plugin: stands before methods of supervisord's options, so that it reacts at once and ends with honest status."""
+"""The plugin: replaces methods of supervisord's options, so that it reacts at once and ends with an honest status."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from supervisor.states import RUNNING_STATES, STOPPED_STATES, ProcessStates, Sup
 
 from pid1.order import stop_turns
 from pid1.output import Output
-from pid1.program import Event, State
+from pid1.program import Program, State
 from pid1.settings import PluginSettings
 from pid1.status import Rpc
-from pid1.supervised import Supervised
 
 TESTED_VERSIONS = ("4.2.5", "4.3.0")
 TIMED = (ProcessStates.STARTING, ProcessStates.STOPPING)
@@ -45,7 +44,7 @@ class Pid1:
         for name in self.stock:
             setattr(self.options, name, getattr(self, name))
         self.rpc = Rpc(self)
-        self.groups: dict[str, list[Supervised]] = {}
+        self.groups: dict[str, list[Program]] = {}
         for name in supervisord.process_groups:
             self.supervise(name)
         # Whoever started supervisord may have blocked signals until its handlers were installed, as `pid1` does.
@@ -60,7 +59,7 @@ class Pid1:
 
     def supervise(self, group: str) -> None:
         processes = self.supervisord.process_groups[group].processes
-        self.groups[group] = [Supervised(process, self) for process in processes.values()]
+        self.groups[group] = [Program(process, self) for process in processes.values()]
         for number in {number for each in self.groups[group] for number in each.settings.forward}:
             signal.signal(number, self.options.signal_receiver.receive)
         self.again = self.stale = True
@@ -70,22 +69,21 @@ class Pid1:
             each.close()
         self.stale = True
 
-    def supervised(self) -> list[Supervised]:
+    def programs(self) -> list[Program]:
         return [each for group in self.groups.values() for each in group]
 
     # Order
 
-    def unmet(self, one: Supervised) -> str:
+    def unmet(self, one: Program) -> str:
         """The first dependency that keeps a program from starting, or an empty string."""
-        for need in one.settings.depends_on:
-            found = [each.program for each in self.supervised() if each.settings.program == need.program]
-            if not found or not all(program.satisfies(need.state) for program in found):
-                return str(need)
+        for name, state in one.settings.depends_on:
+            found = [each for each in self.programs() if each.settings.program == name]
+            if not found or not all(each.satisfies(state) for each in found):
+                return f"{name}:{state}"
         return ""
 
-    def dependants(self, one: Supervised) -> list[Supervised]:
-        name = one.settings.program
-        return [each for each in self.supervised() if name in (need.program for need in each.settings.depends_on)]
+    def dependants(self, one: Program) -> list[Program]:
+        return [each for each in self.programs() if one.settings.program in dict(each.settings.depends_on)]
 
     def begin_stop(self) -> None:
         """supervisord would stop one group after the other, each with a deadline of its own."""
@@ -95,23 +93,22 @@ class Pid1:
     def stop_in_turn(self, now: float) -> float:
         """Stop what nothing depends on any more; returns the seconds until the next turn.
 
-        One deadline for all: each turn has its share of it, and no program can use up the time of the others.
+        All share one deadline. Each turn has an equal part of it, so that no program uses up the time of the others.
         """
-        everyone = self.supervised()
-        graph = {each.settings.program: [need.program for need in each.settings.depends_on] for each in everyone}
+        programs = self.programs()
+        graph = {each.settings.program: list(dict(each.settings.depends_on)) for each in programs}
         turns = stop_turns({name: [need for need in needs if need in graph] for name, needs in graph.items()})
-        deadline = max((each.process.config.stopwaitsecs for each in everyone), default=0)
-        left = self.stop_began + deadline - now
-        share = deadline / (max(turns.values(), default=0) + 1)
+        seconds = max((each.config.stopwaitsecs for each in programs), default=0)
+        share = seconds / (max(turns.values(), default=0) + 1)
         waits = [math.inf]
-        for each in everyone:
-            free = all(other.process.state in STOPPED_STATES for other in self.dependants(each))
-            wait = self.stop_began + turns[each.settings.program] * share - now
-            if each.process.state in RUNNING_STATES and (free or wait <= 0):
-                each.process.stop()
-                each.process.delay = min(each.process.delay, time.time() + left)
-            elif each.process.state in RUNNING_STATES:
-                waits.append(wait)
+        for each in programs:
+            if each.process.state in RUNNING_STATES:
+                wait = self.stop_began + turns[each.settings.program] * share - now
+                if wait <= 0 or all(other.process.state in STOPPED_STATES for other in self.dependants(each)):
+                    each.process.stop()
+                    each.process.delay = min(each.process.delay, time.time() + self.stop_began + seconds - now)
+                else:
+                    waits.append(wait)
         return min(waits)
 
     # The loop
@@ -120,11 +117,11 @@ class Pid1:
         """Wait for the next pass: not at all if the last one changed something, else for a signal or the next timer."""
         now = self.now()
         self.forward_held()
-        everyone = self.supervised()
-        due = [each.turn(now) for each in everyone]
+        programs = self.programs()
+        due = [each.turn(now) for each in programs]
         if self.supervisord.stopping:
             due.append(self.stop_in_turn(now))
-        due += [each.process.delay - time.time() for each in everyone if each.process.state in TIMED]
+        due += [each.process.delay - time.time() for each in programs if each.process.state in TIMED]
         if self.settings.metrics and self.stale:
             self.stale = False
             self.write_metrics()
@@ -153,19 +150,19 @@ class Pid1:
         """The next signal for supervisord itself, which takes one a pass."""
         number = self.stock["get_signal"]()
         self.again |= number is not None
-        if not any(number in each.settings.forward for each in self.supervised()):
+        if not any(number in each.settings.forward for each in self.programs()):
             return number
         self.held.add(number)
         return None
 
     def forward_held(self) -> None:
         """Forward signals, once all receivers are ready: before its handlers stand it would die of them."""
-        receivers = [each for each in self.supervised() if each.process.pid and each.settings.forward & self.held]
-        if any(each.program.state in (State.STARTING, State.STARTED) for each in receivers):
+        receivers = [each for each in self.programs() if each.process.pid and each.settings.forward & self.held]
+        if any(each.state in (State.STARTING, State.STARTED) for each in receivers):
             return
         for each in receivers:
             for number in self.held & each.settings.forward:
-                self.options.logger.info(f"forwarding {signal.Signals(number).name} to {each.program.name}")
+                self.options.logger.info(f"forwarding {signal.Signals(number).name} to {each.name}")
                 each.process.signal(number)
         self.held.clear()
 
@@ -200,39 +197,39 @@ class Pid1:
     def on_process(self, event: Any) -> None:
         if hasattr(event.process, "pid1"):
             event.process.pid1.on_event(event)
-            self.changed(event.process.pid1)
 
-    def changed(self, one: Supervised) -> None:
+    def changed(self, one: Program) -> None:
         """A program's state changed: the next pass acts on it at once; some ends are the end of the container."""
         self.again = self.stale = True
         if self.options.mood != SupervisorStates.RUNNING:
             return
-        program = one.program
-        if program.state is State.FAILED:
-            self.doom(one)
-            self.end(program.shell_status() or 1, f"{program.name} cannot be kept up ({one.how_it_ended()})")
-        elif program.state is State.DONE and one.settings.main:
-            self.end(program.shell_status(), f"{program.name} is done ({one.how_it_ended()})")
-        elif program.state is State.DONE and all(each.is_out_of_work() for each in self.supervised()):
+        if one.state is State.FAILED:
+            self.end(one.shell_status() or 1, f"{one.name} cannot be kept up ({one.how_it_ended()})")
+            self.fail_dependants(one)
+        elif one.state is State.DONE and one.settings.main:
+            self.end(one.shell_status(), f"{one.name} is done ({one.how_it_ended()})")
+        elif one.state is State.DONE and all(each.is_out_of_work() for each in self.programs()):
             self.end(0, "all programs are done")
 
     def end(self, status: int, why: str) -> None:
         self.status, self.verdict = status, f"{why}: ending with status {status}"
         self.options.mood = SupervisorStates.SHUTDOWN
 
-    def doom(self, failed: Supervised) -> None:
-        """What depends on a program that failed for good fails too."""
+    def fail_dependants(self, failed: Program) -> None:
         for each in self.dependants(failed):
-            if each.program.advance(Event.DOOMED, self.now()) is State.FAILED and not each.process.pid:
-                self.options.logger.error(f"{each.program.name} cannot start: it depends on {failed.program.name}")
-                self.doom(each)
+            if each.state in (State.WAITING, State.BACKOFF):
+                self.options.logger.error(f"{each.name} cannot start: it depends on {failed.name}")
+                each.process.spawnerr = f"depends on {failed.name}, which failed"
+                each.enter(State.FAILED)
+                each.process.change_state(ProcessStates.FATAL)
+                self.fail_dependants(each)
 
     def close_logger(self) -> None:
         """The last that supervisord does with its options, before a reload too."""
         signal.set_wakeup_fd(-1)
         os.close(self.reader)
         os.close(self.writer)
-        for each in self.supervised():
+        for each in self.programs():
             each.close()
         if self.verdict:
             write = self.options.logger.critical if self.status else self.options.logger.info

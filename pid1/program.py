@@ -1,12 +1,26 @@
-"""The life of a program: named states, and one function that goes from one to the next. Knows no process, no clock."""
+"""One program of supervisord's: named states, what its end means, when it starts, where its output goes."""
 
 from __future__ import annotations
 
 import enum
+import fcntl
+import math
+import os
+import signal
+from contextlib import suppress
+from typing import Any
 
-from pid1.settings import ProgramSettings
+from supervisor.datatypes import RestartUnconditionally
+from supervisor.dispatchers import POutputDispatcher
+from supervisor.options import BadCommand, EventListenerConfig, decode_wait_status
+from supervisor.states import ProcessStates, SupervisorStates
+
+from pid1.checks import LogCheck, NotifyCheck, Watch, make_watch
+from pid1.output import F_SETPIPE_SZ, Relay
+from pid1.settings import read_env_file
 
 MIN_RUN_SECONDS = 1.0  # a shorter run is a failed start, whatever startsecs says
+READ_BYTES = 2**17  # supervisord reads so much at once: at a program's end, more in a pipe would be lost
 
 
 class State(enum.Enum):
@@ -21,25 +35,6 @@ class State(enum.Enum):
     FAILED = "failed"  # for good
 
 
-class Event(enum.Enum):
-    SPAWNED = "spawned"
-    STAYED = "has run for startsecs"
-    PASSED = "its ready check passed"
-    ENDED = "ended"
-    STOP_SENT = "was told to stop"
-    STOPPED = "stopped"
-    DOOMED = "a dependency failed"
-
-
-class Restart(enum.Enum):
-    """supervisord's autorestart."""
-
-    ALWAYS = "true"
-    UNEXPECTED = "unexpected"
-    NEVER = "false"
-
-
-RUNS = (State.STARTING, State.STARTED, State.READY)
 SATISFIED_IN = {
     "started": (State.STARTED, State.READY, State.DONE),
     "ready": (State.READY, State.DONE),
@@ -48,70 +43,193 @@ SATISFIED_IN = {
 
 
 class Program:
-    """`status` is the last exit status, -N for signal N; None before the first end, and where nothing could run."""
+    """Replaces methods of a supervisord process, which supervisord calls as before."""
 
-    def __init__(
-        self, name: str, settings: ProgramSettings, restart: Restart, expected: list[int], retries: int, autostart: bool
-    ) -> None:
-        """`retries` is supervisord's startretries: failed starts in a row, negative for no limit."""
-        self.name, self.settings = name, settings
-        self.restart, self.expected, self.retries = restart, expected, retries
-        self.state = State.WAITING if autostart else State.STOPPED
-        self.since = self.spawned = self.due = 0.0  # monotonic: in this state; last start; when the next one may be
-        self.starts = self.failed_starts = 0
-        self.status: int | None = None
+    def __init__(self, process: Any, plugin: Any) -> None:
+        self.process, self.config, self.plugin = process, process.config, plugin
+        self.name, self.settings = process.config.name, process.config.pid1
+        self.state = State.WAITING if self.config.autostart else State.STOPPED
+        self.since = plugin.now()  # monotonic, like the next two: in this state; the last start; when the next may be
+        self.spawned = self.due = 0.0
+        self.starts = self.failed_starts = 0  # all of them; those in a row
+        self.status: int | None = None  # of the last end, -N for signal N; None if nothing could run
+        self.wait_status: int | None = None  # as waitpid gave it
+        self.killed_because = ""
+        self.ready = self._watch(self.settings.ready, self.settings.ready_timeout, True)
+        self.alive = self._watch(self.settings.alive, self.settings.alive_timeout, False)
+        self.stock = {name: getattr(process, name) for name in ("transition", "finish", "get_execv_args")}
+        self.stock_dispatchers, self.config.make_dispatchers = self.config.make_dispatchers, self.make_dispatchers
+        process.pid1 = self
+        for name in self.stock:
+            setattr(process, name, getattr(self, name))
 
-    def advance(self, event: Event, now: float, status: int | None = None) -> State:
-        """Go to the next state; `status` comes with ENDED."""
-        if event is Event.SPAWNED:
-            self.starts, self.spawned, new = self.starts + 1, now, State.STARTING
-        elif event is Event.STAYED:
-            new = State.STARTED if self.settings.ready and self.state is not State.READY else State.READY
-        elif event is Event.PASSED:
-            new = State.READY if self.state in RUNS else self.state
-        elif event is Event.ENDED:
-            self.status = status
-            new = self._after_end(now)
-        elif event is Event.STOP_SENT:
-            new = State.STOPPING
-        elif event is Event.STOPPED:
+    def _watch(self, target: str, limit: float, hurried: bool) -> Watch | None:
+        sockets = self.plugin.options.get_socket_map()
+        return make_watch(target, limit, hurried, sockets, self.plugin.commands) if target else None
+
+    def close(self) -> None:
+        for watch in filter(None, (self.ready, self.alive)):
+            watch.close()
+
+    # States
+
+    def on_event(self, event: Any) -> None:
+        """supervisord changed the state of the process."""
+        if self.process.state == ProcessStates.BACKOFF and event.from_state == ProcessStates.EXITED:
+            return  # changed below
+        new = self._next_state(self.plugin.now())
+        self.enter(new)
+        if new is State.BACKOFF and self.process.state == ProcessStates.EXITED:
+            self.process.change_state(ProcessStates.BACKOFF)  # so that supervisorctl can stop it
+        elif new is State.FAILED and self.process.state != ProcessStates.FATAL:
+            self.process.change_state(ProcessStates.FATAL)
+
+    def enter(self, state: State) -> None:
+        if state is not self.state:
+            self.state, self.since = state, self.plugin.now()
+            self.plugin.changed(self)
+
+    def _next_state(self, now: float) -> State:
+        """What the state of the process means."""
+        state = self.process.state
+        if state == ProcessStates.STARTING:
+            self.starts, self.spawned, self.wait_status, self.killed_because = self.starts + 1, now, None, ""
+            if self.ready:  # a file that changes from now on is the new process's
+                self.ready.begin(self.starts, now)
+            return State.STARTING
+        if state == ProcessStates.RUNNING:
+            return State.STARTED if self.ready and self.state is not State.READY else State.READY
+        if state == ProcessStates.STOPPING:
+            return State.STOPPING
+        if state == ProcessStates.STOPPED:
             self.failed_starts = 0
-            new = State.STOPPED
-        else:
-            new = State.FAILED if self.state in (State.WAITING, State.BACKOFF) else self.state
-        if new is not self.state:
-            self.state, self.since = new, now
-        return new
-
-    def is_success(self, status: int | None) -> bool:
-        """Whether an end with this status is the end for good, and as expected."""
-        return status in self.expected and self.restart is not Restart.ALWAYS
+            return State.STOPPED
+        if state in (ProcessStates.EXITED, ProcessStates.BACKOFF):
+            return self._after_end(now)
+        return self.state
 
     def _after_end(self, now: float) -> State:
+        self.status = exit_code(self.wait_status)
         failed_start = self.state is not State.READY or now - self.spawned < MIN_RUN_SECONDS
-        if self.is_success(self.status):
+        if self._is_success():
             return State.DONE
-        if self.status in self.settings.give_up_on or (self.restart is Restart.NEVER and not failed_start):
+        if self.status in self.settings.give_up_on or not (self.config.autorestart or failed_start):
             return State.FAILED
         self.failed_starts = self.failed_starts + 1 if failed_start else 0
-        if 0 <= self.retries < self.failed_starts:
+        if 0 <= self.config.startretries < self.failed_starts:  # negative: no limit
             return State.FAILED
-        self.due = now + self._delay()
+        delay = self.settings.restart_delay * 2 ** min(self.failed_starts - 1, 30) if failed_start else 0
+        self.due = now + min(delay, self.settings.restart_delay_max)
         return State.BACKOFF
 
-    def _delay(self) -> float:
-        """None after a good run, then doubling with each failed start."""
-        if not self.failed_starts:
-            return 0.0
-        doublings = min(self.failed_starts - 1, 30)
-        return min(self.settings.restart_delay * 2**doublings, self.settings.restart_delay_max)
-
-    def may_start(self, now: float) -> bool:
-        return self.state is State.WAITING or (self.state is State.BACKOFF and now >= self.due)
+    def _is_success(self) -> bool:
+        """Whether it ended as expected, and for good."""
+        return self.status in self.config.exitcodes and self.config.autorestart is not RestartUnconditionally
 
     def satisfies(self, state: str) -> bool:
         return self.state in SATISFIED_IN[state]
 
     def shell_status(self) -> int:
-        """The exit status as a shell tells it: 128 + N for signal N, 127 where nothing could run."""
+        """The exit status as a shell gives it: 128 + N for signal N, 127 if nothing could run."""
         return 127 if self.status is None else 128 - self.status if self.status < 0 else self.status
+
+    def how_it_ended(self) -> str:
+        if self.wait_status is None:
+            return str(self.process.spawnerr)
+        return self.killed_because or str(decode_wait_status(self.wait_status)[1])
+
+    def is_out_of_work(self) -> bool:
+        """Whether it is done or was never started; event listeners serve the others only."""
+        idle = self.state is State.DONE or not (self.starts or self.config.autostart)
+        return idle or isinstance(self.config, EventListenerConfig)
+
+    # What supervisord calls
+
+    def transition(self) -> None:
+        """supervisord asks once a pass; it knows when to kill, but not when to start."""
+        if self.process.state not in (ProcessStates.STOPPED, ProcessStates.EXITED, ProcessStates.BACKOFF):
+            self.stock["transition"]()
+            return
+        due = self.state is State.WAITING or (self.state is State.BACKOFF and self.plugin.now() >= self.due)
+        if due and self.plugin.options.mood == SupervisorStates.RUNNING:
+            unmet = self.plugin.unmet(self)
+            if not unmet:
+                self.process.spawn()
+            elif self.process.state != ProcessStates.BACKOFF:  # so that supervisorctl can stop it; no event: no failure
+                self.process.state, self.process.spawnerr = ProcessStates.BACKOFF, f"waiting for {unmet}"
+
+    def get_execv_args(self) -> Any:
+        """supervisord asks right before it forks. Raises BadCommand."""
+        environment = self.plugin.child_environment = {}
+        if self.ready and isinstance(self.ready.check, NotifyCheck):
+            environment["NOTIFY_SOCKET"] = self.ready.check.address
+        if self.settings.env_file:
+            try:
+                environment.update(read_env_file(self.settings.env_file))
+            except (OSError, ValueError) as error:
+                why = error.strerror if isinstance(error, OSError) else error
+                raise BadCommand(f"cannot read env_file {self.settings.env_file}: {why}") from None
+        return self.stock["get_execv_args"]()
+
+    def make_dispatchers(self, process: Any) -> Any:
+        dispatchers, pipes = self.stock_dispatchers(process)
+        for channel, fd in self.settings.relayed:
+            stock = dispatchers.get(pipes[channel])
+            if type(stock) is POutputDispatcher:
+                relay = dispatchers[stock.fd] = Relay(process, stock.event_type, stock.fd)
+                relay.stream = self.plugin.output.streams.get(fd)
+                relay.watch = self.watch_output
+                with suppress(OSError):
+                    fcntl.fcntl(stock.fd, F_SETPIPE_SZ, READ_BYTES)
+        return dispatchers, pipes
+
+    def watch_output(self, data: bytes) -> None:
+        if self.ready and isinstance(self.ready.check, LogCheck) and self.state is not State.READY:
+            self.ready.check.feed(data)
+
+    def finish(self, pid: int, wait_status: int) -> None:
+        """supervisord reaped the process: show its last words before supervisord reports the end."""
+        relays = [each for each in self.process.dispatchers.values() if isinstance(each, Relay)]
+        for relay in relays:
+            relay.ended = True
+        self.process.drain()
+        for relay in relays:
+            relay.finish()
+        self.wait_status, self.status = wait_status, exit_code(wait_status)
+        startsecs = self.config.startsecs
+        if self._is_success():
+            self.config.startsecs = 0  # supervisord would call a quick end a failure
+        try:
+            self.stock["finish"](pid, wait_status)
+        finally:
+            self.config.startsecs = startsecs
+
+    # Checks
+
+    def turn(self, now: float) -> float:
+        """Do what is due; returns the seconds until the next turn."""
+        waits = [self.due - now if self.state is State.BACKOFF and self.due > now else math.inf]
+        if self.ready:
+            waits.append(self.ready.turn(self.starts if self.state in (State.STARTING, State.STARTED) else None, now))
+            if self.ready.seen and self.state in (State.STARTING, State.STARTED):
+                self.enter(State.READY)
+            elif self.ready.late():
+                self.kill(self.ready, f"was not ready within {self.settings.ready_timeout:g} s")
+        if self.alive:
+            waits.append(self.alive.turn(self.starts if self.state is State.READY else None, now))
+            if self.alive.late():
+                self.kill(self.alive, f"hangs, {self.settings.alive} shows no life")
+        return min(waits)
+
+    def kill(self, watch: Watch, why: str) -> None:
+        watch.last, self.killed_because = watch.now, why
+        group = self.config.killasgroup or self.config.stopasgroup
+        self.plugin.options.logger.error(f"{self.name} {why}: killing {'its group' if group else 'it'}")
+        self.plugin.options.kill(-self.process.pid if group else self.process.pid, signal.SIGKILL)
+
+
+def exit_code(wait_status: int | None) -> int | None:
+    """The exit status, -N for signal N. (os.waitstatus_to_exitcode is not in Python 3.8.)"""
+    if wait_status is None:
+        return None
+    return -os.WTERMSIG(wait_status) if os.WIFSIGNALED(wait_status) else os.WEXITSTATUS(wait_status)

@@ -6,81 +6,38 @@ import difflib
 import re
 import shlex
 import signal
-from dataclasses import dataclass
-from typing import Any, Callable, Iterable, Mapping
-from urllib.parse import urlsplit
+from dataclasses import dataclass, field, fields
+from typing import Any, Callable, Iterable, Mapping, Tuple
 
 from supervisor.datatypes import boolean, list_of_exitcodes, list_of_strings
 
 KEPT_SIGNALS = {"SIGTERM", "SIGINT", "SIGQUIT", "SIGCHLD", "SIGKILL", "SIGSTOP"}
-STATES = ("started", "ready", "exited")
-
-
-@dataclass(frozen=True)
-class Dependency:
-    """A program, and the state that it must have reached."""
-
-    program: str
-    state: str
-
-    def __str__(self) -> str:
-        return f"{self.program}:{self.state}"
-
-
-@dataclass(frozen=True)
-class PluginSettings:
-    """The keys of [rpcinterface:pid1]."""
-
-    log_format: str = "text"
-    log_time: bool = False
-    metrics: str = ""
-
-
-@dataclass(frozen=True)
-class ProgramSettings:
-    """The plugin's keys in the section of a program; times are in seconds."""
-
-    program: str
-    depends_on: tuple[Dependency, ...] = ()
-    ready: str = ""
-    ready_timeout: float = 60.0
-    alive: str = ""
-    alive_timeout: float = 10.0
-    main: bool = False
-    env_file: str = ""
-    restart_delay: float = 0.5
-    restart_delay_max: float = 30.0
-    give_up_on: frozenset[int] = frozenset()
-    forward: frozenset[signal.Signals] = frozenset()
-    relayed: tuple[tuple[str, int], ...] = ()  # channel and the descriptor that its lines go to
+HOST = r"(\[[^]/]+\]|[^][:/]+)"
+SIGN_OF_LIFE = rf"/.+|http://{HOST}(:\d+)?(/.*)?|tcp://{HOST}:\d+|exec:.*\S.*"
+Dependency = Tuple[str, str]  # a program, and the state that it must have reached
+Parser = Callable[[str], Any]
 
 
 def dependencies(text: str) -> tuple[Dependency, ...]:
-    pairs = [Dependency(*item.partition(":")[::2]) for item in list_of_strings(text)]
-    if not all(pair.program and pair.state in STATES for pair in pairs):
+    items = list_of_strings(text)
+    if not all(re.fullmatch(r".+:(started|ready|exited)", item) for item in items):
         raise ValueError("give PROGRAM:started, PROGRAM:ready or PROGRAM:exited, separated by commas")
-    return tuple(pairs)
+    return tuple(tuple(item.rsplit(":", 1)) for item in items)
 
 
-def target(text: str) -> str:
-    """A file, an address, a command or (to become ready) a pattern. Raises ValueError."""
-    kind, _, rest = text.partition(":")
-    right = text.startswith("/") or text == "notify"
-    if kind in ("http", "tcp"):
-        url = urlsplit(text)
-        right = rest.startswith("//") and bool(url.hostname) and bool(url.port or kind == "http")
-    elif kind in ("log", "exec"):
-        right = bool(rest.strip())
-        re.compile(rest if kind == "log" else "")
-    if not right:
+def sign_of_readiness(text: str) -> str:
+    """A file, an address, a command or a pattern."""
+    if not re.fullmatch(rf"{SIGN_OF_LIFE}|log:.*\S.*|notify", text):
         raise ValueError("give /FILE, http://HOST:PORT/PATH, tcp://HOST:PORT, exec:COMMAND, log:REGEX or notify")
+    if text.startswith("log:"):
+        re.compile(text[4:])
     return text
 
 
 def sign_of_life(text: str) -> str:
-    if text.startswith("log:") or text == "notify":
+    if not re.fullmatch(SIGN_OF_LIFE, text):
         raise ValueError("give /FILE, http://HOST:PORT/PATH, tcp://HOST:PORT or exec:COMMAND")
-    return target(text)
+    return text
 
 
 def seconds(text: str) -> float:
@@ -97,33 +54,57 @@ def signals(text: str) -> frozenset[signal.Signals]:
     return frozenset(signal.Signals[name] for name in names)
 
 
-def log_format(text: str) -> str:
+def exit_statuses(text: str) -> frozenset[int]:
+    return frozenset(list_of_exitcodes(text))
+
+
+def text_or_json(text: str) -> str:
     if text not in ("text", "json"):
         raise ValueError("give text or json")
     return text
 
 
-PLUGIN: dict[str, Callable[[str], Any]] = {
-    "log_format": log_format,
-    "log_time": boolean,
-    "metrics": str,
-}
-PROGRAM: dict[str, Callable[[str], Any]] = {
-    "depends_on": dependencies,
-    "ready": target,
-    "ready_timeout": seconds,
-    "alive": sign_of_life,
-    "alive_timeout": seconds,
-    "main": boolean,
-    "env_file": str,
-    "restart_delay": seconds,
-    "restart_delay_max": seconds,
-    "forward": signals,
-    "give_up_on": lambda text: frozenset(list_of_exitcodes(text)),
-}
+def setting(parser: Parser, default: Any) -> Any:
+    """A key that users may set."""
+    return field(default=default, metadata={"parser": parser})
 
 
-def parse(parsers: Mapping[str, Callable[[str], Any]], texts: Mapping[str, str]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class PluginSettings:
+    """The keys of [rpcinterface:pid1]."""
+
+    log_format: str = setting(text_or_json, "text")
+    log_time: bool = setting(boolean, False)
+    metrics: str = setting(str, "")
+
+
+@dataclass(frozen=True)
+class ProgramSettings:
+    """The plugin's keys in the section of a program; times are in seconds."""
+
+    program: str  # the name in the section's head
+    relayed: tuple[tuple[str, int], ...] = ()  # channel and the descriptor that its lines go to
+    depends_on: tuple[Dependency, ...] = setting(dependencies, ())
+    ready: str = setting(sign_of_readiness, "")
+    ready_timeout: float = setting(seconds, 60.0)
+    alive: str = setting(sign_of_life, "")
+    alive_timeout: float = setting(seconds, 10.0)
+    main: bool = setting(boolean, False)
+    env_file: str = setting(str, "")
+    restart_delay: float = setting(seconds, 0.5)
+    restart_delay_max: float = setting(seconds, 30.0)
+    give_up_on: frozenset[int] = setting(exit_statuses, frozenset())
+    forward: frozenset[signal.Signals] = setting(signals, frozenset())
+
+
+def parsers(settings: Any) -> dict[str, Parser]:
+    return {each.name: each.metadata["parser"] for each in fields(settings) if each.metadata}
+
+
+PLUGIN, PROGRAM = parsers(PluginSettings), parsers(ProgramSettings)
+
+
+def parse(parsers: Mapping[str, Parser], texts: Mapping[str, str]) -> dict[str, Any]:
     """Raises ValueError, with the name of the key."""
     values = {}
     for key, text in texts.items():

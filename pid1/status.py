@@ -10,19 +10,6 @@ from supervisor.supervisorctl import ControllerPluginBase
 
 from pid1.program import State
 
-METRIC = """# HELP pid1_program_state Whether the program is in this state.
-# TYPE pid1_program_state gauge
-{states}# HELP pid1_program_state_since_seconds Unix time of the last change of state.
-# TYPE pid1_program_state_since_seconds gauge
-{since}# HELP pid1_program_starts_total Starts, the first one and restarts.
-# TYPE pid1_program_starts_total counter
-{starts}# HELP pid1_program_exit_status Last exit status, 128+N for signal N.
-# TYPE pid1_program_exit_status gauge
-{statuses}# HELP pid1_output_dropped_lines_total Lines dropped because nobody read the output.
-# TYPE pid1_output_dropped_lines_total counter
-pid1_output_dropped_lines_total {dropped}
-"""
-
 
 class Rpc:
     """The methods pid1.status and pid1.metrics."""
@@ -38,14 +25,14 @@ class Rpc:
         offset = time.time() - self._plugin.now()
         return [
             {
-                "name": each.program.name,
-                "state": each.program.state.value,
-                "waiting_for": self._plugin.unmet(each) if each.program.state is State.WAITING else "",
-                "since": each.program.since + offset,
-                "starts": each.program.starts,
-                "exit_status": -1 if each.program.status is None else each.program.shell_status(),
+                "name": each.name,
+                "state": each.state.value,
+                "waiting_for": self._plugin.unmet(each) if each.state is State.WAITING else "",
+                "since": each.since + offset,
+                "starts": each.starts,
+                "exit_status": -1 if each.status is None else each.shell_status(),
             }
-            for each in self._plugin.supervised()
+            for each in self._plugin.programs()
         ]
 
     def metrics(self) -> str:
@@ -53,22 +40,18 @@ class Rpc:
 
         @return string result
         """
-        rows = self.status()
-
-        def series(name: str, key: str, where: list[dict[str, Any]]) -> str:
-            return "".join(f'pid1_program_{name}{{program="{row["name"]}"}} {row[key]}\n' for row in where)
-
-        states = "".join(
-            f'pid1_program_state{{program="{row["name"]}",state="{state.value}"}} {int(row["state"] == state.value)}\n'
-            for row in rows
-            for state in State
-        )
-        return METRIC.format(
-            states=states,
-            since=series("state_since_seconds", "since", rows),
-            starts=series("starts_total", "starts", rows),
-            statuses=series("exit_status", "exit_status", [row for row in rows if row["exit_status"] >= 0]),
-            dropped=self._plugin.output.dropped(),
+        rows = {f'program="{row["name"]}"': row for row in self.status()}
+        states = {f'{key},state="{s.value}"': int(row["state"] == s.value) for key, row in rows.items() for s in State}
+        since = {key: row["since"] for key, row in rows.items()}
+        starts = {key: row["starts"] for key, row in rows.items()}
+        ends = {key: row["exit_status"] for key, row in rows.items() if row["exit_status"] >= 0}
+        dropped = {"": self._plugin.output.dropped()}
+        return (
+            series("program_state", "gauge", "Whether the program is in this state.", states)
+            + series("program_state_since_seconds", "gauge", "Unix time of the last change of state.", since)
+            + series("program_starts_total", "counter", "Starts, the first one and restarts.", starts)
+            + series("program_exit_status", "gauge", "Last exit status, 128+N for signal N.", ends)
+            + series("output_dropped_lines_total", "counter", "Lines dropped because nobody read.", dropped)
         )
 
     def write_metrics(self, path: str) -> None:
@@ -76,6 +59,12 @@ class Rpc:
         with open(f"{path}.new", "w", encoding="utf-8") as file:
             file.write(self.metrics())
         os.replace(f"{path}.new", path)
+
+
+def series(name: str, kind: str, help: str, values: dict[str, Any]) -> str:
+    """Return a metric in Prometheus' text format; `values` are by labels."""
+    lines = (f"pid1_{name}{f'{{{labels}}}' if labels else ''} {value}\n" for labels, value in values.items())
+    return f"# HELP pid1_{name} {help}\n# TYPE pid1_{name} {kind}\n{''.join(lines)}"
 
 
 class Control(ControllerPluginBase):

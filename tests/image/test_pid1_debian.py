@@ -1,4 +1,4 @@
-"""The README's example and recipes in an image that is not this project's: a Debian base and toy programs."""
+"""The README's example and recipes in an image that is not this project's: a Debian base."""
 
 import re
 import shutil
@@ -16,33 +16,53 @@ README = (ROOT / "pid1" / "README.md").read_text()
 DOCKERFILE, *CONFS = re.findall(r"```(?:dockerfile|ini)\n(.*?)```", README, re.DOTALL)
 EXAMPLE, CONTROL, FPM, MIGRATIONS, CRON = CONFS
 HEAD = EXAMPLE.partition("[program:")[0]
-SOCKET = "import socket, time; socket.socket(socket.AF_UNIX).bind('/run/fpm'); time.sleep(1000)"
 TOYS = {
-    "php-fpm8.2": f'sleep 0.5; exec python3 -c "{SOCKET}"',
-    "nginx": "mkdir -p /srv/n; cd /srv/n; : >healthz; exec python3 -m http.server 80",
-    "gunicorn": "mkdir -p /srv/g; cd /srv/g; : >healthz; exec python3 -m http.server 8000",
     "celery": 'echo "worker has $SECRET"; exec sleep 1000',
     "manage.py": 'echo "migrated with $SECRET"',
-    "cron": "exec sleep 1000",
     "server": "sleep 1.5; exit 7",
 }
+PACKAGES = "RUN apt-get update && apt-get install -y --no-install-recommends nginx-light php-fpm cron"
 INSTALL = """
+RUN pip install --break-system-packages --no-cache-dir gunicorn
 COPY --chmod=755 toys /usr/local/bin
+COPY site /etc/nginx/sites-enabled/default
+COPY wsgi.py /app/wsgi.py
 RUN mkdir -p /run/secrets && echo SECRET=42 >/run/secrets/app.env && ln -s /usr/local/bin/manage.py /manage.py
+RUN echo '<?php echo "php works";' >/var/www/html/index.php
+ENV PYTHONPATH=/
 """
+SITE = """
+server {
+    listen 80;
+    root /var/www/html;
+    location = /healthz { return 200; }
+    location / { include fastcgi.conf; fastcgi_pass unix:/run/php/php8.4-fpm.sock; }
+}
+"""
+WSGI = """
+def application(environ, start_response):
+    start_response("200 OK", [])
+    return [b"gunicorn works"]
+"""
+GET = "from urllib.request import urlopen; import sys; print(urlopen(sys.argv[1]).read().decode())"
 
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The README's Dockerfile with the plugin from the folder instead of PyPI, and toys with the recipes' names."""
+    """The README's Dockerfile with the plugin from the folder instead of PyPI, and the recipes' programs.
+
+    nginx, php-fpm, cron and gunicorn are the real ones; celery, manage.py and the server are toys.
+    """
     folder = tmp_path_factory.mktemp("foreign")
     shutil.copytree(ROOT / "pid1", folder / "pid1", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "toys").mkdir()
     for name, script in TOYS.items():
         (folder / "toys" / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "site").write_text(SITE)
+    (folder / "wsgi.py").write_text(WSGI)
     lines = [line for line in DOCKERFILE.splitlines() if not line.startswith(("FROM", "RUN apt-get", "CMD"))]
     (command,) = re.findall("^CMD.*", DOCKERFILE, re.MULTILINE)
-    text = "\n".join(["ARG BASE", "FROM ${BASE}", "COPY pid1 /src/pid1", *lines, INSTALL, command, ""])
+    text = "\n".join(["ARG BASE", "FROM ${BASE}", PACKAGES, "COPY pid1 /src/pid1", *lines, INSTALL, command, ""])
     (folder / "Dockerfile").write_text(text.replace("supervisor-pid1", "/src/pid1"))
     (folder / "supervisord.conf").write_text(EXAMPLE + CONTROL)
     image = build("pid1-foreign", folder)
@@ -76,9 +96,14 @@ def test_the_first_line_of_the_log_has_a_name(foreign: str) -> None:
 
 
 def test_the_recipe_for_fpm_and_nginx(foreign: str, tmp_path: Path) -> None:
-    with container(*conf(tmp_path, FPM.replace("/run/php/php8.2-fpm.sock", "/run/fpm")), of=foreign) as app:
+    with container(*conf(tmp_path, FPM), of=foreign) as app:
         app.said("spawned: 'nginx'")
         assert re.findall(r"spawned: '(\w+)'", app.logs()) == ["fpm", "nginx"]
+        get = ("python3", "-c", GET, "http://127.0.0.1/index.php")
+        assert "php works" in wait_until(lambda: app.run(*get))
+        app.signal("HUP")
+        app.said("forwarding SIGHUP to nginx")
+        assert "php works" in app.run(*get)
         app.signal("TERM")
         assert app.ended() == 0
 
@@ -88,11 +113,13 @@ def test_the_recipe_with_migrations_and_a_worker(foreign: str, tmp_path: Path) -
         app.said("migrate | migrated with 42", "worker | worker has 42")
         assert re.findall(r"spawned: '(\w+)'", app.logs())[0] == "migrate"
         wait_until(lambda: "web                  ready" in app.run("supervisorctl", "pid1", "status"))
+        assert "gunicorn works" in app.run("python3", "-c", GET, "http://127.0.0.1:8000/")
         app.signal("TERM")
         assert app.ended() == 0
 
 
 def test_the_recipe_with_a_main_program(foreign: str, tmp_path: Path) -> None:
     with container(*conf(tmp_path, CRON.replace("unexpected", "false")), of=foreign) as app:
+        app.said("spawned: 'cron'")
         assert app.ended() == 7
         assert "server cannot be kept up (exit status 7): ending with status 7" in app.logs()

@@ -1,6 +1,7 @@
 """Hung programs, supervisorctl, signals, environment files and what else a program can do to supervisord."""
 
 import os
+import re
 import signal
 import sys
 import time
@@ -142,6 +143,40 @@ def test_a_killed_dependency_comes_back_and_others_go_on(tmp_path: Path, python:
         wait_until(lambda: run.status()["db"]["starts"] == 2)
         run.until(db="ready", web="ready")
         assert run.pid("web") == web
+
+
+def test_a_waiting_program_that_is_stopped_no_longer_waits(tmp_path: Path, python: str) -> None:
+    """Until somebody starts it: then it starts, whatever it depends on."""
+    conf = program("db", SLEEP, f"ready = {tmp_path}/ready") + program("web", SLEEP, "depends_on = db:ready")
+    with supervising(tmp_path, conf, python) as run:
+        run.until(db="started", web="waiting")
+        assert re.search("web +BACKOFF +waiting for db:ready", run.control("status"))
+        assert "web: ERROR (already started)" in run.control("start", "web")
+        assert "web: stopped" in run.control("stop", "web")
+        run.until(web="stopped")
+        (tmp_path / "ready").touch()
+        run.until(db="ready", web="stopped")
+        (tmp_path / "ready").unlink()
+        run.control("restart", "db")
+        run.control("restart", "web")
+        run.until(db="started", web="ready")
+        run.control("reload")
+        run.until(db="started", web="waiting")
+        run.control("restart", "web")
+        run.until(db="started", web="ready")
+        run.write(program("db", SLEEP))
+        run.control("update")
+        run.until(db="ready")
+        assert run.states().keys() == {"db"}
+
+
+def test_update_removes_a_waiting_program(tmp_path: Path, python: str) -> None:
+    db = program("db", SLEEP, "ready = /nowhere")
+    with supervising(tmp_path, db + program("web", SLEEP, "depends_on = db:ready"), python) as run:
+        run.until(db="started", web="waiting")
+        run.write(db)
+        assert "web: removed process group" in run.control("update")
+        assert run.states() == {"db": "started"}
 
 
 @pytest.mark.parametrize("how", ["reload", "HUP"])

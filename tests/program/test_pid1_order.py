@@ -4,6 +4,7 @@ import itertools
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,14 @@ def test_a_chain_starts_in_order_of_readiness(tmp_path: Path, python: str) -> No
         assert order(run) == ["db", "migrate", "web"]
         assert found["migrate"]["exit_status"] == 0
         run.said(r"^db \| listening\n(.*\n)*migrate \| migrated\n(.*\n)*web \| web")
+
+
+@pytest.mark.parametrize("version", ["3.8", "3.12", "3.13"])
+def test_other_pythons_run_it(tmp_path: Path, version: str, python_of: Callable[[str], str]) -> None:
+    with supervising(tmp_path, "log_format = json\n" + CHAIN, python_of(version)) as run:
+        run.until(db="ready", migrate="done", web="ready")
+        assert "web" in run.control("pid1", "status")
+        assert run.stop() == 0
 
 
 @pytest.mark.parametrize(
@@ -218,20 +227,27 @@ def test_one_deadline_holds_for_a_chain_of_deaf_programs(tmp_path: Path, python:
         assert [line[0] for line in run.process.lines if line.endswith("| TERM")] == ["c", "b", "a"]
 
 
-@pytest.mark.parametrize("state", ["waiting", "starting", "started", "ready", "backoff", "stopping", "done"])
-def test_a_stop_in_each_state_ends_at_once(tmp_path: Path, python: str, state: str) -> None:
-    slow = 'trap "sleep 0.5; exit 0" TERM; while :; do sleep 0.1; done'
-    scripts = {"backoff": "exit 1", "done": "exit 0", "stopping": slow}
-    keys = {
-        "waiting": "depends_on = side:ready",
-        "starting": "startsecs = 60",
-        "started": "ready = /nowhere",
-        "backoff": "restart_delay = 60\nrestart_delay_max = 60",
-    }
-    conf = program("web", scripts.get(state, SLEEP), keys.get(state, ""))
-    with supervising(tmp_path, conf + program("side", SLEEP, "ready = /nowhere"), python) as run:
+@pytest.mark.parametrize(
+    ("state", "script", "keys"),
+    [
+        ("waiting", SLEEP, "depends_on = side:ready"),
+        ("starting", SLEEP, "startsecs = 60"),
+        ("started", SLEEP, "ready = /nowhere"),
+        ("ready", SLEEP, ""),
+        ("backoff", "exit 1", "restart_delay = 60\nrestart_delay_max = 60"),
+        ("stopping", 'trap "sleep 0.5; exit 0" TERM; while :; do sleep 0.1; done', ""),
+        ("stopped", SLEEP, "autostart = false"),
+        ("done", "exit 0", ""),
+        ("failed", "sleep 0.3; exit 3", "startretries = 0"),
+    ],
+)
+def test_a_stop_in_each_state_ends_at_once(tmp_path: Path, python: str, state: str, script: str, keys: str) -> None:
+    """A program that failed has begun the stop already: that goes on, and ends with its status."""
+    side = 'trap "sleep 1; exit 0" TERM; while :; do sleep 0.1; done'
+    conf = program("web", script, keys) + program("side", side, "ready = /nowhere")
+    with supervising(tmp_path, conf, python) as run:
         if state == "stopping":
             run.until(web="ready")
             run.call("supervisor.stopProcess", "web", False)
         run.until(web=state)
-        assert run.stop(within=5) == 0  # stopwaitsecs is 10
+        assert run.stop(within=5) == (3 if state == "failed" else 0)  # stopwaitsecs is 10

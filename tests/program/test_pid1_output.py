@@ -55,12 +55,15 @@ def read_all(folder: Path, python: str, reads: str = "cat") -> bytes:
     return out.read_bytes()
 
 
-@pytest.mark.parametrize("size", [50_000, 200_000, 1_000_000, 100_000_000])
-def test_a_burst_arrives_complete(tmp_path: Path, python: str, size: int) -> None:
-    write_conf(tmp_path, writer(tmp_path, size // 100, 100))
-    lines = [line for line in read_all(tmp_path, python).splitlines() if line.startswith(b"w | ")]
-    assert len(lines) == size // 100
-    assert all(int(line[4:12]) == number for number, line in enumerate(lines))
+@pytest.mark.parametrize(
+    ("size", "keys"),
+    [(50_000, ""), (200_000, ""), (1_000_000, ""), (1_000_000, "log_format = json"), (100_000_000, "")],
+)
+def test_a_burst_arrives_complete(tmp_path: Path, python: str, size: int, keys: str) -> None:
+    write_conf(tmp_path, writer(tmp_path, size // 100, 100), keys)
+    lines = [line for line in read_all(tmp_path, python).splitlines() if b"xxxx" in line]
+    found = [int(json.loads(line)["message"][:8]) for line in lines] if keys else [int(line[4:12]) for line in lines]
+    assert found == list(range(size // 100))
 
 
 def test_a_slow_reader_loses_nothing(tmp_path: Path, python: str) -> None:
@@ -140,13 +143,17 @@ def test_a_stop_while_nobody_reads_is_prompt(tmp_path: Path, python: str) -> Non
 
 
 def test_json_lines_with_time_for_programs_and_supervisord(tmp_path: Path, python: str) -> None:
-    conf = "log_format = json\nlog_time = true\n" + program("w", 'echo "a \\"b\\""; echo c >&2', "autorestart = false")
+    conf = "log_format = json\nlog_time = true\n" + program(
+        "w", 'echo "a \\"b\\""; printf "\\n\\377"; echo c >&2', "autorestart = false"
+    )
     with supervising(tmp_path, conf, python) as run:
         assert run.process.ended() == 0
         rows = [json.loads(line) for line in run.process.lines]
-    assert [(row["stream"], row["message"]) for row in rows if row["program"] == "w"] == [
-        ("stdout", 'a "b"'),
+    assert sorted((row["stream"], row["message"]) for row in rows if row["program"] == "w") == [
         ("stderr", "c"),
+        ("stdout", ""),
+        ("stdout", 'a "b"'),
+        ("stdout", "\N{REPLACEMENT CHARACTER}"),
     ]
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", row["time"]) for row in rows)
     assert {row["level"] for row in rows if row["program"] == "supervisord"} <= {"INFO", "WARN", "CRIT"}

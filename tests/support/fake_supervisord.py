@@ -85,7 +85,7 @@ class FakeSupervisord:
     """`programs` has the keys of each program's section, of supervisord and the plugin."""
 
     def __init__(self, clock: Clock, **programs: dict[str, Any]) -> None:
-        self.clock, self.stopping, self.stop_groups = clock, False, None
+        self.clock, self.stopping, self.stop_groups, self.passes = clock, False, None, 0
         self.options = FakeOptions(clock, lambda name, pid: None)
         self.process_groups: dict[str, Any] = {}
         for name, keys in programs.items():
@@ -104,7 +104,7 @@ class FakeSupervisord:
         return self.process_groups[name].processes[name]
 
     def states(self) -> dict[str, str]:
-        return {each.program.name: each.program.state.value for each in self.plugin.supervised()}
+        return {each.name: each.state.value for each in self.plugin.programs()}
 
     def end(self, name: str, status: int) -> None:
         """The process ends: with a status, or -N by signal N."""
@@ -113,6 +113,7 @@ class FakeSupervisord:
 
     def turn(self, until: float) -> None:
         """One pass of supervisord's loop, in its order; its poll advances the clock."""
+        self.passes += 1
         if self.options.mood < SupervisorStates.RUNNING and not self.stopping:
             self.stopping = True
             events.notify(events.SupervisorStoppingEvent())
@@ -131,7 +132,7 @@ class FakeSupervisord:
     def stop(self) -> float:
         """Shut down; returns the seconds that it took."""
         began, self.options.mood = self.clock.now, SupervisorStates.SHUTDOWN
-        while not self.stopping or any(each.process.state not in STOPPED_STATES for each in self.plugin.supervised()):
+        while not self.stopping or any(each.process.state not in STOPPED_STATES for each in self.plugin.programs()):
             self.turn(self.clock.now + 1)
             assert self.clock.now < began + 100
         return self.clock.now - began

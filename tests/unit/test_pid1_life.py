@@ -10,7 +10,7 @@ WEB = {"depends_on": "db:ready"}
 
 
 def starts(run: FakeSupervisord, name: str) -> int:
-    return int(run.process(name).pid1.program.starts)
+    return int(run.process(name).pid1.starts)
 
 
 def test_states_from_waiting_to_ready(supervise: Make) -> None:
@@ -99,14 +99,39 @@ def test_a_failure_fails_all_that_depend_on_it_in_turn(supervise: Make) -> None:
     run.run(0)
     assert run.states() == {"db": "failed", "api": "failed", "web": "failed"}
     assert run.plugin.status == 2
-    assert (
-        run.options.logger.calls[-2:]
-        == [
-            "api cannot start: it depends on db",
-            "web cannot start: it depends on api",
-        ]
-        or "web cannot start: it depends on api" in run.options.logger.calls
-    )
+    said = [line for line in run.options.logger.calls if "cannot start" in line]
+    assert said == ["api cannot start: it depends on db", "web cannot start: it depends on api"]
+
+
+def test_a_wait_after_the_delay_is_no_busy_loop(supervise: Make) -> None:
+    run = supervise(db={}, web={**WEB, "autorestart": "true"})
+    run.run(3)
+    run.process("db").stop()
+    run.end("db", -15)
+    run.end("web", 1)
+    run.run(1)
+    assert run.states() == {"db": "stopped", "web": "backoff"}
+    before = run.passes
+    run.run(60)
+    assert run.passes - before <= 61
+
+
+def test_a_stopped_program_waits_no_longer(supervise: Make) -> None:
+    run = supervise(db={"ready": "/nowhere/file"}, web=WEB)
+    run.run(2)
+    assert run.process("web").spawnerr == "waiting for db:ready"
+    run.process("web").stop()
+    run.end("db", 0)
+    run.run(5)
+    assert run.states() == {"db": "done", "web": "stopped"}
+
+
+def test_an_untested_supervisor_is_reported_once(supervise: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pid1.plugin.VERSION", "9.9")
+    run = supervise(web={})
+    run.run(3)
+    (line,) = [line for line in run.options.logger.calls if "untested" in line]
+    assert line == "supervisor 9.9 is untested with supervisor-pid1: tested are 4.2.5 and 4.3.0"
 
 
 def test_what_is_not_ready_in_time_is_killed_and_tried_again(supervise: Make) -> None:

@@ -84,19 +84,19 @@ def test_lines_of_nobody_are_dropped_only_after_its_patience() -> None:
     line, added, now = b"x" * 99 + b"\n", 0, 100.0
     stream.drain(now)
     while not stream.full():
-        stream.add(line)
+        stream.add([line])
         added += 1
         stream.drain(now)
     stream.drain(now + PATIENCE_SECONDS - 0.1)
     assert not stream.dropping
     stream.drain(now + PATIENCE_SECONDS)
     assert stream.dropping
-    stream.add(line * 1000)
+    stream.add([line * 1000])
     read = b""
-    while stream.buffer:
+    while stream.chunks:
         read += os.read(reader, 65536)
         stream.drain(now + 60)
-    stream.add(b"last\n")
+    stream.add([b"last\n"])
     stream.drain(now + 60)
     read += os.read(reader, 2**20)
     *kept, notice, last = read.splitlines()
@@ -109,7 +109,7 @@ def test_lines_of_nobody_are_dropped_only_after_its_patience() -> None:
 
 def test_a_reader_that_takes_a_little_is_somebody() -> None:
     reader, stream = pipe_stream()
-    stream.add(b"x\n" * BUFFER_BYTES)
+    stream.add([b"x\n" * BUFFER_BYTES])
     for second in range(20):
         os.read(reader, 8192) if second else None
         stream.drain(float(second * 4))
@@ -121,18 +121,10 @@ def test_a_reader_that_takes_a_little_is_somebody() -> None:
 def test_a_reader_that_went_away_does_not_matter() -> None:
     reader, stream = pipe_stream()
     os.close(reader)
-    stream.add(b"x\n")
+    stream.add([b"x\n"])
     stream.drain(1.0)
-    assert not stream.buffer
+    assert not stream.chunks and not stream.size
     os.close(stream.fd)
-
-
-@pytest.mark.parametrize(("json", "time"), [(False, False), (False, True), (True, True), (True, False)])
-def test_each_line_is_formatted(json: bool, time: bool) -> None:
-    lines = Format(json, time).lines("web", "stdout", b"a\n\nb\xff\n").splitlines()
-    assert len(lines) == 3
-    assert all(b"web" in line for line in lines)
-    assert all((b"20" in line[:12]) is time for line in lines) or json
 
 
 # Checks
