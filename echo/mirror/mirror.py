@@ -159,7 +159,7 @@ class Mirror:
         except OSError as error:
             self._copy = None  # to be opened anew
             raise self._folder_error(error) from None
-        if head.modified and copy.size <= head.size:
+        if head.modified and copy.size == head.size:
             copy.stamp(head.modified)
         self._reached()
 

@@ -700,12 +700,15 @@ def test_a_rotated_plain_file_is_read_to_its_end(data: DataFolder, path: Path) -
     assert follow(position)[:2] == (b"1\n2\n3\n", True)
 
 
-def test_a_plain_file_that_was_taken_over_becomes_a_segment(data: DataFolder, writer: Writer) -> None:
+def test_a_plain_file_that_was_taken_over_becomes_a_segment(
+    data: DataFolder, writer: Writer, clock: Callable[[float], None]
+) -> None:
     writer.path.write_bytes(b"1\n")
     before = data.refresh()
     writer.path.rename(writer.file)
     writer.link()
     writer.append(b"2\n")
+    clock(folder.SCAN_SECONDS)
     assert data.refresh().name == f"{STREAM}-0"
     assert before.state is not State.CURRENT
 
