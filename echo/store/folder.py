@@ -90,6 +90,14 @@ class DataFolder:
         kept = [segment.base for segment in self._segments if segment.stream == stream]
         return stream in self._streams and base < min(kept, default=base + 1)
 
+    def after(self, stream: str, offset: int) -> Segment | None:
+        """Return the first segment that follows a position which is not kept, or None if none does."""
+        kept = [segment for segment in self._segments if segment.is_readable]
+        later = [segment for segment in kept if segment.stream == stream and segment.base > offset]
+        if not later and self.current and self.current.stream != stream:
+            later = [segment for segment in kept if segment.stream == self.current.stream]
+        return later[0] if later else None
+
     def locate(self, stream: str, offset: int) -> Segment | Place:
         """Return the segment that holds a position or ends there, the later one if both."""
         for segment in reversed(self._segments):
