@@ -199,7 +199,7 @@ def copy_beside(folder: Path) -> Path:
 
 
 def restore_in_place(folder: Path) -> Path:
-    """As `cp -a` does: the same inodes, the same modification times, a second after they were written."""
+    """As `cp -a` does: the same inodes, the same modification times, a tenth of a second after they were written."""
     copy = copy_beside(folder)
     lock = folder / "data.lock"
     wait_until(lambda: touched_later(copy, lock))
@@ -211,9 +211,9 @@ def restore_in_place(folder: Path) -> Path:
 
 
 def touched_later(copy: Path, lock: Path) -> bool:
-    """Whether the file system's clock is more than a second after the lock file's last change."""
+    """Whether the file system's clock is more than a tenth of a second after the lock file's last change."""
     (copy / "clock").touch()
-    return (copy / "clock").stat().st_ctime_ns - lock.stat().st_ctime_ns > 1.1e9
+    return (copy / "clock").stat().st_ctime_ns - lock.stat().st_ctime_ns > 1.1e8
 
 
 @pytest.mark.parametrize("kill", [False, True])
