@@ -50,7 +50,7 @@ USER 10001:0
 # The build arguments say which revision it is, and where that comes from.
 ARG REVISION= SOURCE=
 LABEL org.opencontainers.image.title="appcoup" \
-    org.opencontainers.image.version="0.2.0" \
+    org.opencontainers.image.version="2.0.0" \
     org.opencontainers.image.licenses="MIT" \
     org.opencontainers.image.source="${SOURCE}" \
     org.opencontainers.image.revision="${REVISION}"
