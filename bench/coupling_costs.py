@@ -10,16 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cluster
-import compose
-import engine
 from containers import Workshop
 from coupling_deployments import PROBLEMS, Deployment, Launcher, Outage, Stop, outage, receipt
-from couplings import COUPLINGS, NEEDS
 from follow import percentile
 from lifecycle import end, natural
 from report import machine, markdown, number, progress, spread
 from shipping import ROOT, Shipment, changed_file, changed_tree, shipment
+from support import cluster, compose, engine
+from support.couplings import COUPLINGS, NEEDS
 
 NUMBERS = 250  # in a round, of which the receipt is measured
 SITUATIONS: dict[str, Callable[[], str]] = {

@@ -17,13 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import cluster
-import compose
 from containers import DOCKER, Container, Failure, Workshop, answers, docker
-from couplings import app_sh, federate
 from lifecycle import child, children
 from report import progress
-from support import ROOT, Program, free_port, running, wait_until
+from support import ROOT, Program, cluster, compose, free_port, running, wait_until
+from support.couplings import app_sh, federate
 
 CLIENT = Path(__file__).with_name("coupling_client.py")
 INTERVAL = "0.02"  # seconds from one number to the next

@@ -7,8 +7,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from browser import launched, visiting  # noqa: E402
 from support import free_port, running, wait_until  # noqa: E402
+from support.browser import launched, visiting  # noqa: E402
 
 
 def main() -> None:

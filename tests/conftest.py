@@ -1,14 +1,12 @@
-"""Which tests can run here, and the fixtures that many files use."""
+"""Which tests can run here."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-import cluster
-import compose
-import engine
-from couplings import COUPLINGS, NEEDS
+from support import cluster, compose, engine
+from support.couplings import COUPLINGS, NEEDS
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -64,10 +62,3 @@ def skip_where_missing(items: list[pytest.Item], mark: str, problem: Callable[[]
             raise pytest.UsageError(reason)
         for item in marked:
             item.add_marker(pytest.mark.skip(reason=reason))
-
-
-@pytest.fixture(params=[(), engine.HARDENED], ids=["plain", "hardened"])
-def options(request: pytest.FixtureRequest) -> Iterator[list[str]]:
-    """How the container is run: as it comes, and with everything taken away that can be."""
-    with engine.volume() as volume:
-        yield [*request.param, "--volume", f"{volume}:/data"]

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
 Endpoint = Callable[[Request], Response | Awaitable[Response]]
 
+READS = ("GET", "HEAD")
 ALLOW = [("allow", "GET, HEAD, OPTIONS")]
 RETRY = [("retry-after", "1")]
+CHALLENGE = [("www-authenticate", 'Bearer realm="echo"')]
 
 
 class App:
@@ -59,8 +61,11 @@ class App:
 
     def __call__(self, request: Request, client: str) -> Response | Awaitable[Response]:
         began = time.perf_counter()
+        endpoint = self.routes.get(request.path)
+        if endpoint is None or self.auth.secret or request.method not in READS:
+            endpoint = self.find(request)
         try:
-            answer = self.route(request)
+            answer = endpoint(request)
         except Exception as error:
             answer = self.error_response(request, client, error)
         if isinstance(answer, Response):
@@ -79,7 +84,8 @@ class App:
 
     def complete(self, request: Request, client: str, response: Response, began: float) -> Response:
         """Count a response, log it if asked to, and name the way that the data came."""
-        route = self.route_name(request)
+        path = request.path
+        route = path if path in self.routes and not request.query else self.route_name(request)
         self.stats.answered(route, response.status, time.perf_counter() - began)
         if self.verbose:
             log(f"{client} {request.method} {request.path!a} {response.status}")
@@ -102,20 +108,21 @@ class App:
             log(f"{client} {error.status} {error}")
         return Text(error.status, str(error))
 
-    def route(self, request: Request) -> Response | Awaitable[Response]:
-        if self.auth.secret and not self.auth.admits(request.path, request.headers.get("authorization", "")):
-            challenge = ("www-authenticate", 'Bearer realm="echo"')
-            return Text(401, "a token is needed: the header Authorization: Bearer TOKEN", [challenge])
+    def find(self, request: Request) -> Endpoint:
+        """Return the endpoint of a request, which may be one that refuses it."""
+        if not self.auth.admits(request.path, request.headers.get("authorization", "")):
+            return ask_for_token
         endpoint = self.routes.get(request.path)
         if endpoint is None and request.path.startswith(SEGMENT_PREFIX):
             endpoint = self.segment
         if request.method == "OPTIONS" and (endpoint or request.path == "*"):
-            return Response(204, ALLOW)
+            return options
         if endpoint is None:
-            return Text(404, f"no {request.path!a} here: there is {', '.join(self.routes)}")
-        if request.method not in ("GET", "HEAD"):
-            return Text(405, f"{request.path} takes GET and HEAD", ALLOW)
-        return endpoint(request)
+            return self.not_found
+        return endpoint if request.method in READS else refuse_method
+
+    def not_found(self, request: Request) -> Response:
+        return Text(404, f"no {request.path!a} here: there is {', '.join(self.routes)}")
 
     def error_response(self, request: Request, client: str, error: Exception) -> Response:
         """Return what the client gets for an error in an endpoint."""
@@ -127,3 +134,15 @@ class App:
             return Text(400, str(error))
         log(f"cannot answer {client} {request.method} {request.path!a}: {error!r}")
         return Text(500, "an internal error: see the log")
+
+
+def options(request: Request) -> Response:
+    return Response(204, ALLOW)
+
+
+def refuse_method(request: Request) -> Response:
+    return Text(405, f"{request.path} takes GET and HEAD", ALLOW)
+
+
+def ask_for_token(request: Request) -> Response:
+    return Text(401, "a token is needed: the header Authorization: Bearer TOKEN", CHALLENGE)

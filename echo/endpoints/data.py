@@ -11,13 +11,14 @@ from echo.endpoints.live import LiveRange
 from echo.endpoints.query import BadQuery, Query, parse_event_id, parse_query
 from echo.endpoints.steps import run_steps
 from echo.http.fields import best_match, format_date
-from echo.http.preconditions import CONDITIONS, Part, select
+from echo.http.preconditions import Part, select
 from echo.http.request import Request
 from echo.http.response import MAX_BUFFERED_BYTES, Body, FilePart, Response, Text
 from echo.store import DataFolder, NotReady, Place, Segment, parse
 
 HEARTBEAT_SECONDS = 2.5  # between two looks for streams that were sent nothing for as long
 AHEAD_SECONDS = 10.0  # for a position that this replica has not received yet
+MAX_ANSWERS = 64  # remembered for requests that are repeated
 SEGMENT_PREFIX = "/data/"
 
 NUMBERS = [("content-type", "text/plain; charset=utf-8"), ("x-content-type-options", "nosniff")]
@@ -35,8 +36,7 @@ class Representation:
         date = [("last-modified", format_date(modified))] if modified else []
         self.live_fields = [*NUMBERS, *fields, ("etag", self.etag), ("accept-ranges", "bytes"), *date]
         self.fields = [*self.live_fields, ("cache-control", FOR_GOOD if segment.next else REVALIDATE)]
-        self.not_modified = Response(304, self.fields)
-        self.whole: Response | None = None  # once it was asked for, if it is small
+        self.answers: dict[Request, Response] = {}  # that have no body, or a small one
 
     def is_current(self, segment: Segment, modified: int | None) -> bool:
         return self.segment is segment and self.size == segment.size and self.modified == modified
@@ -46,17 +46,27 @@ class Representation:
         match = re.fullmatch('"([0-9a-f]+-[0-9]+)-([0-9]{1,16})"', older)
         return match is not None and match[1] == self.segment.name and int(match[2]) <= self.size
 
-    def respond_whole(self) -> Response:
-        if self.whole:
-            return self.whole
-        body = part_body(self.segment, 0, self.size)
-        response = Response(200, self.fields, body)
-        self.whole = response if isinstance(body, bytes) else None
-        return response
+    def select(self, request: Request) -> Part:
+        """Return which part of the segment a request asks for."""
+        headers = request.headers
+        if request.method == "HEAD" and "range" in headers:
+            headers = {name: value for name, value in headers.items() if name != "range"}  # RFC 9110, 14.2
+        return select(headers, self.etag, self.size, self.modified, self.extends)
 
-    def respond_part(self, part: Part) -> Response:
-        content_range = ("content-range", f"bytes {part.start}-{part.stop - 1}/{self.size}")
-        return Response(206, [*self.fields, content_range], part_body(self.segment, part.start, part.stop))
+    def respond(self, request: Request, part: Part) -> Response:
+        """Return the response with a part that is not live. Raises NotReady if it can no longer be read."""
+        fields = self.fields
+        if part.status == 412:
+            response: Response = Text(412, f"the ETag is {self.etag} now", [("etag", self.etag)])
+        elif part.status == 416 or part.start > self.size:
+            response = Text(416, f"there are {self.size} bytes", [("content-range", f"bytes */{self.size}")])
+        else:
+            if part.status == 206:
+                fields = [*fields, ("content-range", f"bytes {part.start}-{part.stop - 1}/{self.size}")]
+            response = Response(part.status, fields, part_body(self.segment, part.start, part.stop))
+        if isinstance(response.body, bytes) and len(self.answers) < MAX_ANSWERS:
+            self.answers[request] = response
+        return response
 
 
 class Data:
@@ -77,11 +87,11 @@ class Data:
         segment = self.folder.refresh()
         if query.tail is not None:
             return self.tail(segment, query.tail)
-        modified = last_modified(segment.modified, time.time())
-        if not self.current or not self.current.is_current(segment, modified):
+        current, modified = self.current, last_modified(segment.modified, time.time())
+        if not current or not current.is_current(segment, modified):
             location = ("content-location", f"{SEGMENT_PREFIX}{segment.name}")
-            self.current = Representation(segment, modified, [location])
-        return self.answer(request, self.current)
+            current = self.current = Representation(segment, modified, [location])
+        return current.answers.get(request) or self.answer(request, current)
 
     def segment(self, request: Request) -> Response | Awaitable[Response]:
         """Answer /data/STREAM-BASE with that segment. Raises NotReady and BadQuery."""
@@ -98,28 +108,16 @@ class Data:
         return self.answer(request, Representation(segment, last_modified(segment.modified, time.time()), link))
 
     def answer(self, request: Request, representation: Representation) -> Response | Awaitable[Response]:
-        """Answer with a segment or the part of it that was asked for."""
-        headers = request.headers
-        if CONDITIONS.isdisjoint(headers):
-            return representation.respond_whole()
-        if request.method == "HEAD" and "range" in headers:
-            headers = {name: value for name, value in headers.items() if name != "range"}  # RFC 9110, 14.2
-        etag, size, segment = representation.etag, representation.size, representation.segment
-        part = select(headers, etag, size, representation.modified, representation.extends)
-        if part.status == 304:
-            return representation.not_modified
-        if part.status == 412:
-            return Text(412, f"this is {etag} now", [("etag", etag)])
-        if part.live and part.start > size and not segment.next:
+        """Answer with a segment or the part of it that was asked for. Raises NotReady."""
+        part, segment = representation.select(request), representation.segment
+        if not part.live or (part.start > representation.size and segment.next):
+            return representation.respond(request, part)
+        if part.start > representation.size:
             return self.answer_later(request, segment, part.start)
-        if part.status == 416 or part.start > size:
-            return Text(416, f"there are {size} bytes", [("content-range", f"bytes */{size}")])
-        if part.live:
-            self.check_room()
-            content_range = ("content-range", f"bytes {part.start}-{part.live}/*")
-            fields = [*representation.live_fields, *AS_IT_COMES, content_range]
-            return Response(206, fields, LiveRange(self.followers, segment, part.start))
-        return representation.respond_part(part) if part.status == 206 else representation.respond_whole()
+        self.check_room()
+        content_range = ("content-range", f"bytes {part.start}-{part.live}/*")
+        fields = [*representation.live_fields, *AS_IT_COMES, content_range]
+        return Response(206, fields, LiveRange(self.followers, segment, part.start))
 
     async def tail(self, segment: Segment, lines: int) -> Response:
         size = segment.size

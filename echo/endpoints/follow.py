@@ -1,6 +1,6 @@
 """/data?follow: the stream across segments, as text or as server-sent events."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from echo.endpoints.followers import Follower, Followers
 from echo.endpoints.query import BadQuery
@@ -53,8 +53,7 @@ class Events(Lines):
 LINES, EVENTS = Lines(), Events()
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """What to send, the same with its frame, and the position in the segment after it."""
 
     data: bytes

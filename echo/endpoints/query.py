@@ -2,7 +2,7 @@
 
 import functools
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 KNOWN = (
@@ -14,8 +14,7 @@ class BadQuery(Exception):
     """The query is not one that the endpoint knows; the message says why."""
 
 
-@dataclass(frozen=True)
-class Query:
+class Query(NamedTuple):
     """At most one of `tail`, `offset` and `after` is given."""
 
     follow: bool = False

@@ -1,7 +1,7 @@
 """What /status and /metrics say of the data."""
 
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from echo.endpoints.stats import Rate
 from echo.endpoints.steps import run_steps
@@ -10,8 +10,7 @@ from echo.store import DataFolder, NotReady, Segment
 NEWEST_BYTES = 65536  # whose lines tell how long a number is
 
 
-@dataclass(frozen=True)
-class DataState:
+class DataState(NamedTuple):
     """The state of the data. Unknown values are None, and `problem` says why."""
 
     problem: str | None = None

@@ -28,9 +28,7 @@ class Stats:
         self.bytes_sent: Callable[[], int] = lambda: 0  # of bodies
 
     def answered(self, route: str, status: int, seconds: float) -> None:
-        latency = self.requests.get((route, status))
-        if latency is None:
-            latency = self.requests[route, status] = Latency()
+        latency = self.requests.get((route, status)) or self.requests.setdefault((route, status), Latency())
         latency.add(seconds)
 
 

@@ -23,7 +23,7 @@ from echo.http.request import (
     parse_head,
     parse_repeated_head,
 )
-from echo.http.response import MAX_BUFFERED_BYTES, MAX_PIECE_BYTES, Body, Response
+from echo.http.response import MAX_BUFFERED_BYTES, MAX_PIECE_BYTES, NO_BODY, Body, Response
 
 HEAD_SECONDS = 10.0  # for the head of a request, from the connection or its first byte on
 BODY_SECONDS = 10.0  # between two pieces of a request's body
@@ -47,7 +47,8 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
-WAITING = (State.IDLE, State.NEW)
+NEW, IDLE, HEAD, BODY, RESPONDING, CLOSING, CLOSED = State  # looked up sooner than by State's name
+WAITING = (IDLE, NEW)
 
 
 class Handler(Protocol):
@@ -72,7 +73,7 @@ class Connections:
         self.update_date()
 
     def update_date(self) -> None:
-        self.date = f"date: {format_date(int(time.time()))}\r\n".encode()
+        self.head_end = f"date: {format_date(int(time.time()))}\r\n\r\n".encode()
 
     def sweep(self) -> None:
         """Renew the Date field and end what has outlived its limit. To be called every SWEEP_SECONDS."""
@@ -98,7 +99,7 @@ class Connections:
 
     def close_idle(self, most: int) -> None:
         """Close those that have waited longest for another request, to make room."""
-        idle = [each for each in self.open if each.state is State.IDLE and not each.blocked]
+        idle = [each for each in self.open if each.state is IDLE and not each.blocked]
         for connection in heapq.nsmallest(most, idle, key=lambda each: each.deadline):
             connection.transport.close()
 
@@ -114,7 +115,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def __init__(self, connections: Connections) -> None:
         self.connections = connections
-        self.state = State.NEW
+        self.state = NEW
         self.buffer = b""  # received and not looked at
         self.discarded = 0  # bytes received after the last response
         self.scanned = 0  # bytes of it that hold no end of a head
@@ -146,14 +147,14 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         state = self.state
-        if state is State.CLOSING:
+        if state is CLOSING:
             self.discarded += nbytes
             if self.discarded > MAX_DISCARDED_BYTES:
                 self.transport.abort()
             return
         data = bytes(self.connections.input[:nbytes])
         self.buffer = self.buffer + data if self.buffer else data
-        if state is not State.RESPONDING:
+        if state is not RESPONDING:
             self.advance()
         elif len(self.buffer) > MAX_BUFFERED_BYTES:
             self.transport.pause_reading()
@@ -163,7 +164,7 @@ class Connection(asyncio.BufferedProtocol):
         self.half_closed = True
         if self.socket is None or (self.body and self.body.length is None):
             return False
-        return self.state is State.RESPONDING or (self.state in WAITING and bool(self.buffer))
+        return self.state is RESPONDING or (self.state in WAITING and bool(self.buffer))
 
     def pause_writing(self) -> None:
         self.blocked = True
@@ -172,11 +173,11 @@ class Connection(asyncio.BufferedProtocol):
         self.blocked = False
         if self.body:
             self.connections.take_turn(self.resume)
-        elif self.state not in (State.RESPONDING, State.CLOSING):
+        elif self.state not in (RESPONDING, CLOSING):
             self.advance()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.state, self.deadline = State.CLOSED, inf
+        self.state, self.deadline = CLOSED, inf
         self.connections.open.discard(self)
         self.connections.on_close()
         if self.task:
@@ -192,7 +193,7 @@ class Connection(asyncio.BufferedProtocol):
                 self.transport.pause_reading()
                 return
             try:
-                complete = self.read_body() if self.state is State.BODY else self.read_head()
+                complete = self.read_body() if self.state is BODY else self.read_head()
             except BadRequest as error:
                 self.refuse(error)
                 return
@@ -200,7 +201,7 @@ class Connection(asyncio.BufferedProtocol):
                 self.wait_for_more()
                 return
             self.handle()
-            if self.state is not State.IDLE:
+            if self.state is not IDLE:
                 return
             if not self.buffer:
                 self.wait_for_more()
@@ -240,13 +241,13 @@ class Connection(asyncio.BufferedProtocol):
         check_beginning(self.buffer, self.scanned)
         self.scanned = max(0, len(self.buffer) - 3)
         if self.state in WAITING:
-            self.state, self.deadline = State.HEAD, self.connections.loop.time() + HEAD_SECONDS
+            self.state, self.deadline = HEAD, self.connections.loop.time() + HEAD_SECONDS
 
     def begin_body(self, request: Request) -> bool:
         self.request_body = ChunkedBody() if request.body is None else SizedBody(request.body)
         if request.expects_continue and not self.buffer:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self.state, self.deadline = State.BODY, self.connections.loop.time() + BODY_SECONDS
+        self.state, self.deadline = BODY, self.connections.loop.time() + BODY_SECONDS
         return self.read_body()
 
     def read_body(self) -> bool:
@@ -262,7 +263,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def handle(self) -> None:
         assert self.request
-        self.state, self.deadline = State.RESPONDING, inf
+        self.state, self.deadline = RESPONDING, inf
         answer = self.connections.handler(self.request, self.client)
         if isinstance(answer, Response):
             self.respond(answer)
@@ -275,7 +276,7 @@ class Connection(asyncio.BufferedProtocol):
         if task.cancelled():
             return
         response = task.result()
-        if self.state is State.RESPONDING:
+        if self.state is RESPONDING:
             self.respond(response)
             self.next_request()
         elif not isinstance(response.body, bytes):
@@ -285,34 +286,33 @@ class Connection(asyncio.BufferedProtocol):
 
     def respond(self, response: Response) -> None:
         """Send a response: in one write if its body is bytes, else as the socket takes it."""
-        request, body = self.request, response.body
+        request, body, connections = self.request, response.body, self.connections
         assert request
-        self.connections.requests += 1
-        self.keep_alive = request.keep_alive and not self.connections.closing
+        connections.requests += 1
+        self.keep_alive = request.keep_alive and not connections.closing
         self.chunked = False
-        framing = b""
-        if not isinstance(body, bytes) and body.length is None and request.method != "HEAD":
+        if request.method == "HEAD" or response.status in NO_BODY:
+            if not isinstance(body, bytes):
+                body.close()
+            body = b""
+        elif not isinstance(body, bytes) and body.length is None:
             if self.half_closed:
                 body.close()
                 self.transport.close()
                 return
             self.chunked = request.minor > 0
-            framing = b"transfer-encoding: chunked\r\n" if self.chunked else b""
             self.keep_alive &= self.chunked  # without chunks the end of the connection is the end of the body
+        framing = b"transfer-encoding: chunked\r\n" if self.chunked else b""
         if not self.keep_alive:
             framing += b"connection: close\r\n"
         elif not request.minor:
             framing += b"connection: keep-alive\r\n"
-        if request.method == "HEAD" or response.status in (204, 304):
-            if not isinstance(body, bytes):
-                body.close()
-            body = b""
         if isinstance(body, bytes):
-            self.transport.write(b"".join((response.head, framing, self.connections.date, b"\r\n", body)))
-            self.connections.bytes_sent += len(body)
+            self.transport.write(b"".join((response.head, framing, connections.head_end, body)))
+            connections.bytes_sent += len(body)
             self.end_response()
         else:
-            self.transport.write(b"".join((response.head, framing, self.connections.date, b"\r\n")))
+            self.transport.write(b"".join((response.head, framing, connections.head_end)))
             self.body = body
             self.resume()
 
@@ -364,17 +364,17 @@ class Connection(asyncio.BufferedProtocol):
     def end_response(self) -> None:
         self.request = None
         if self.keep_alive:
-            self.state, self.deadline = State.IDLE, self.connections.loop.time() + IDLE_SECONDS
+            self.state, self.deadline = IDLE, self.connections.loop.time() + IDLE_SECONDS
         else:
             self.close()
 
     def next_request(self) -> None:
         """Go on with what was received meanwhile, in a turn of its own."""
-        if self.state is State.IDLE:
+        if self.state is IDLE:
             self.connections.take_turn(self.advance_if_idle)
 
     def advance_if_idle(self) -> None:
-        if self.state is State.IDLE:
+        if self.state is IDLE:
             self.advance()
 
     # The end.
@@ -383,15 +383,15 @@ class Connection(asyncio.BufferedProtocol):
         """Answer a request that cannot be understood, and close."""
         response = self.connections.handler.refuse(self.client, error)
         assert isinstance(response.body, bytes)
-        end = (b"connection: close\r\n", self.connections.date, b"\r\n", response.body)
-        self.transport.write(b"".join((response.head, *end)))
+        parts = (response.head, b"connection: close\r\n", self.connections.head_end, response.body)
+        self.transport.write(b"".join(parts))
         self.close()
 
     def expire(self) -> None:
         """End a connection that has outlived a limit."""
-        if self.state is State.HEAD:
+        if self.state is HEAD:
             self.refuse(BadRequest(408, f"the head did not arrive within {HEAD_SECONDS:g} s"))
-        elif self.state is State.BODY:
+        elif self.state is BODY:
             self.refuse(BadRequest(408, f"the body paused for {BODY_SECONDS:g} s"))
         elif self.state in WAITING:
             self.close()
@@ -403,7 +403,7 @@ class Connection(asyncio.BufferedProtocol):
 
         Closing at once could destroy the response on its way, if the client had sent more (RFC 9112, 9.6).
         """
-        self.state, self.deadline = State.CLOSING, self.connections.loop.time() + LINGER_SECONDS
+        self.state, self.deadline = CLOSING, self.connections.loop.time() + LINGER_SECONDS
         self.buffer = b""
         if self.socket:
             with contextlib.suppress(OSError):  # the client has reset the connection, which reading will find

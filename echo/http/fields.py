@@ -3,7 +3,7 @@
 import functools
 import re
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 MAX_SAFE_INTEGER = 2**53 - 1  # of JavaScript: what its clients send for "no end"
 
@@ -16,8 +16,7 @@ ENTITY_TAGS = re.compile(rf"[ \t,]*{ENTITY_TAG}(?:[ \t]*,[ \t]*(?:{ENTITY_TAG})?
 QUALITY = re.compile(r"q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
+class Range(NamedTuple):
     """One range of bytes: from `first` to `last`, or the last `suffix` bytes (RFC 9110, 14.1.2)."""
 
     first: int | None

@@ -1,15 +1,14 @@
 """Which part of a representation a request gets: preconditions and ranges (RFC 9110, 13 and 14). Pure."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from echo.http.fields import parse_date, parse_etags, parse_range
 
 CONDITIONS = {"if-match", "if-unmodified-since", "if-none-match", "if-modified-since", "range"}
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """A status, and the bytes from `start` up to `stop` that it comes with."""
 
     status: int  # 200, 206, 304, 412 or 416

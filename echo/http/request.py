@@ -3,7 +3,6 @@
 import functools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from urllib.parse import unquote
 
 MAX_HEAD_BYTES = 16384
@@ -34,17 +33,23 @@ class BadRequest(Exception):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
 class Request:
-    """A request without its body, which is never used."""
+    """A request without its body, which is never used. It does not change, and repeated heads give the same object."""
 
-    method: str
-    path: str  # decoded; "*" for OPTIONS *
-    query: str
-    minor: int  # of HTTP/1.x: 0, or 1 for all newer ones
-    headers: Mapping[str, str]  # names in lower case; repeated fields are joined by ", " (RFC 9110, 5.3)
-    keep_alive: bool
-    body: int | None  # bytes; None if it is chunked
+    __slots__ = ("body", "headers", "keep_alive", "method", "minor", "path", "query")
+
+    def __init__(
+        self,
+        method: str,
+        path: str,  # decoded; "*" for OPTIONS *
+        query: str,
+        minor: int,  # of HTTP/1.x: 0, or 1 for all newer ones
+        headers: Mapping[str, str],  # names in lower case; repeated fields are joined by ", " (RFC 9110, 5.3)
+        keep_alive: bool,
+        body: int | None,  # bytes; None if it is chunked
+    ) -> None:
+        self.method, self.path, self.query, self.minor = method, path, query, minor
+        self.headers, self.keep_alive, self.body = headers, keep_alive, body
 
     @property
     def expects_continue(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Protocol
 MAX_PIECE_BYTES = 262144  # sent at once to a socket that takes it, before others have their turn
 MAX_BUFFERED_BYTES = 16384  # of ours that wait for a socket which is full
 
+NO_BODY = (204, 304)  # the statuses of responses without a body (RFC 9110, 6.4.1)
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 
 Headers = Iterable[tuple[str, str]]
@@ -46,7 +47,7 @@ class Response:
         self.body = body
         lines = [f"{name}: {value}\r\n" for name, value in headers]
         length = len(body) if isinstance(body, bytes) else body.length
-        if length is not None and status not in (204, 304):
+        if length is not None and status not in NO_BODY:
             lines.append(f"content-length: {length}\r\n")
         self.head = (STATUS_LINES[status] + "".join(lines)).encode("latin-1")
 

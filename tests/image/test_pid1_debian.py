@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from engine import build, container, docker
 from support import ROOT, wait_until
+from support.engine import build, container, docker
 
 pytestmark = pytest.mark.docker
 README = (ROOT / "pid1" / "README.md").read_text()

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from generator.segments import parse
-from replicas import Relay, Replica, Truth, clients, echo_at, started, status_of, temporary_folder
 from support import wait_until
+from support.replicas import Relay, Replica, Truth, clients, echo_at, started, status_of, temporary_folder
 
 CLIENTS = 20
 SEED = 10

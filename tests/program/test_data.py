@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 import requests
 
-from disk import fill, small_disk
 from echo.store import MAX_LINE_BYTES
 from echo.store.segment import CACHE_BYTES
-from echo_program import (
+from support import free_port, need, running, wait_until
+from support.disk import fill, small_disk
+from support.echo_program import (
     EVENTS,
     Echo,
     Stream,
@@ -31,9 +32,8 @@ from echo_program import (
     replace,
     serving,
 )
-from segments import OTHER, STREAM, Writer
-from support import free_port, need, running, wait_until
-from writer import segments
+from support.segments import OTHER, STREAM, Writer
+from support.writer import segments
 
 FIVE_DIGITS = re.compile(rb"(?:[0-9]{5}\n)*")
 MEGABYTES = b"12345\n" * 4_000_000  # more than fits into buffers on the way
@@ -173,7 +173,7 @@ def test_a_precondition_that_fails_is_412_with_the_etag_of_now(echo: Echo) -> No
     for headers in ({"if_match": '"x"'}, {"if_unmodified_since": formatdate(1e9 - 1, usegmt=True)}):
         response = echo.get(**headers)
         assert (response.status_code, response.headers["etag"]) == (412, etag)
-        assert response.text == f"this is {etag} now\n"
+        assert response.text == f"the ETag is {etag} now\n"
     assert echo.get(if_match=etag).status_code == 200
 
 

@@ -16,7 +16,8 @@ import pytest
 import requests
 
 from echo.store.segment import CACHE_BYTES
-from echo_program import (
+from support import ROOT, free_port, need, running, wait_until
+from support.echo_program import (
     EVENTS,
     SERVING,
     Echo,
@@ -30,8 +31,7 @@ from echo_program import (
     resident,
     serving,
 )
-from segments import OTHER, STREAM, Writer
-from support import ROOT, free_port, need, running, wait_until
+from support.segments import OTHER, STREAM, Writer
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from disk import PAGE, fill, small_disk
 from generator.numbers import Numbers
 from support import ROOT, Program, running, wait_until
-from writer import content, lines, segments
+from support.disk import PAGE, fill, small_disk
+from support.writer import content, lines, segments
 
 NEWLINE = b"\n"
 LINES = re.compile(rb"(?:[0-9]{1,5}\n)*")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from support import wait_until
-from wire import Connection, Echo, allow_descriptors, connections, get, numbers, serving, wait_for_idle
+from support.wire import Connection, Echo, allow_descriptors, connections, get, numbers, serving, wait_for_idle
 
 WHOLE = numbers(1000)
 ALIVE = get("/healthz")

@@ -7,8 +7,8 @@ import random
 import socket
 from pathlib import Path
 
-from mutants import comparable, cut, statuses, streams
-from wire import Connection, Echo, connections, numbers, serving
+from support.mutants import comparable, cut, statuses, streams
+from support.wire import Connection, Echo, connections, numbers, serving
 
 REQUESTS = 10_000
 AT_ONCE = 100

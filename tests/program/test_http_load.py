@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from support import ROOT, wait_until
-from wire import Echo, allow_descriptors, numbers, serving, wait_for_idle
+from support.wire import Echo, allow_descriptors, numbers, serving, wait_for_idle
 
 MIB = 2**20
 SLOW, IDLE, STALLED = 1000, 2000, 300

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from replicas import Relay, Replica, Truth, clients, echo_at, generating, started, status_of, temporary_folder
 from support import wait_until
-from wire import Echo, serving
+from support.replicas import Relay, Replica, Truth, clients, echo_at, generating, started, status_of, temporary_folder
+from support.wire import Echo, serving
 
 SPEEDY = ("--interval", "0.002", "--segment-size", "4096")  # a rotation every 1.4 s
 

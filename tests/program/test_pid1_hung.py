@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from supervisord import SLEEP, order, program, supervising
 from support import free_port, wait_until
+from support.supervisord import SLEEP, order, program, supervising
 
 BEAT = "while :; do date >{folder}/beat; sleep 0.1; done"
 SERVER = "exec {python} -m http.server {port} --bind 127.0.0.1"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from supervisord import SLEEP, Supervisord, order, program, supervising
 from support import free_port, wait_until
+from support.supervisord import SLEEP, Supervisord, order, program, supervising
 
 CHAIN = (
     program("web", f"echo web; {SLEEP}", "depends_on = db:ready, migrate:exited")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from supervisord import HEAD, SLEEP, Supervisord, command, kill_descendants, program, supervising
 from support import ROOT, wait_until
+from support.supervisord import HEAD, SLEEP, Supervisord, command, kill_descendants, program, supervising
 
 WRITER = """
 import sys

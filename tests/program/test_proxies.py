@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from replicas import generating
 from support import free_port, need, running, wait_until
-from wire import Echo, get, numbers, serving
+from support.replicas import generating
+from support.wire import Echo, get, numbers, serving
 
 WHOLE = numbers(1000)
 NGINX = """

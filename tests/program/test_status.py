@@ -15,9 +15,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from echo import VERSION
-from echo_program import Echo, serving
-from segments import OTHER, STREAM, Writer
 from support import running, wait_until
+from support.echo_program import Echo, serving
+from support.segments import OTHER, STREAM, Writer
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from supervisor import events
 from supervisor.states import SupervisorStates
 
-from fake_supervisord import Clock, FakeSupervisord, Make
+from support.fake_supervisord import Clock, FakeSupervisord, Make
 
 
 @pytest.fixture

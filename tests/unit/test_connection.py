@@ -15,7 +15,7 @@ from echo.http.connection import (
 )
 from echo.http.request import MAX_BODY_BYTES, MAX_FIELDS, MAX_HEAD_BYTES, MAX_TARGET_BYTES, BadRequest, Request
 from echo.http.response import MAX_BUFFERED_BYTES, Response, Stream, Text
-from fake_network import FakeLoop, FakeTransport
+from support.fake_network import FakeLoop, FakeTransport
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 LATE = 0.001  # seconds after a limit

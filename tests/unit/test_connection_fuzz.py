@@ -10,8 +10,8 @@ import pytest
 from echo.http.connection import HEAD_SECONDS, IDLE_SECONDS, SWEEP_SECONDS, Connection, Connections
 from echo.http.request import BadRequest, Request
 from echo.http.response import Response, Stream, Text, frame
-from fake_network import FakeLoop, FakeTransport
-from mutants import comparable, cut, statuses, streams
+from support.fake_network import FakeLoop, FakeTransport
+from support.mutants import comparable, cut, statuses, streams
 
 REQUESTS = 100_000
 ALL_AT_ONCE = 2**40

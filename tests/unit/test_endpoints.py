@@ -18,7 +18,7 @@ from echo.endpoints.query import BadQuery, Query, parse_event_id, parse_query
 from echo.endpoints.stats import BOUNDS, WINDOW, Latency, Rate
 from echo.http.preconditions import Part, select
 from echo.store import Segment, SegmentName
-from segments import OTHER, STREAM
+from support.segments import OTHER, STREAM
 
 profiles.load_profile("ci")  # the same examples each time, no deadline
 

@@ -17,7 +17,7 @@ from echo.endpoints.query import BadQuery
 from echo.endpoints.steps import run_steps
 from echo.http.response import MAX_BUFFERED_BYTES
 from echo.store import MAX_LINE_BYTES, DataFolder
-from segments import STREAM, Writer
+from support.segments import STREAM, Writer
 
 
 class FakeStream:

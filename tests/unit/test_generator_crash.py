@@ -12,10 +12,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 import generator.folder
 import generator.lock
-from crashes import MOMENTS, Crash, System
 from generator.folder import DataFolder
 from generator.segments import Segment
-from writer import abandon, content, lines, opened, segments
+from support.crashes import MOMENTS, Crash, System
+from support.writer import abandon, content, lines, opened, segments
 
 profiles.load_profile("ci")  # the same examples each time, no deadline
 

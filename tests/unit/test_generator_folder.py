@@ -15,13 +15,13 @@ from hypothesis import settings as profiles
 from hypothesis import strategies as st
 
 import generator.folder
-from disk import PAGE, fill
-from disk import small_disk as mounted
 from generator.folder import DataFolder, cut_torn_line
 from generator.lock import Locked, Unusable
 from generator.segments import SKIP_BYTES, Segment
 from support import wait_until
-from writer import content, opened, segments
+from support.disk import PAGE, fill
+from support.disk import small_disk as mounted
+from support.writer import content, opened, segments
 
 profiles.load_profile("ci")  # the same examples each time, no deadline
 

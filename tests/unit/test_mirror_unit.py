@@ -17,8 +17,8 @@ from echo.mirror.mirror import LONGEST_PAUSE, SHORTEST_PAUSE, pause
 from echo.mirror.numbers import are_numbers
 from echo.settings import Settings
 from echo.store import MAX_LINE_BYTES, DataFolder, NotReady, SegmentName
-from fake_source import Handler, Source, serving
 from support import free_port, wait_until
+from support.fake_source import Handler, Source, serving
 
 profiles.register_profile("mirror", derandomize=True, deadline=None)
 profiles.load_profile("mirror")

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from fake_supervisord import FakeSupervisord, Make
+from support.fake_supervisord import FakeSupervisord, Make
 
 WEB = {"depends_on": "db:ready"}
 

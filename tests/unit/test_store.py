@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from echo.store import MAX_LINE_BYTES, DataFolder, NotReady, Place, Segment, SegmentName, State, folder, parse, segment
 from echo.store.names import parse_file_name, successor
 from echo.store.segment import BLOCK_BYTES, CACHE_BYTES, tail_position, whole_lines
-from segments import OTHER, STREAM, Writer
+from support.segments import OTHER, STREAM, Writer
 
 profiles.register_profile("store", derandomize=True, deadline=None)
 profiles.load_profile("store")

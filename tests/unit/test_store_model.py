@@ -18,11 +18,11 @@ import echo.store.folder
 import echo.store.segment
 import generator.folder
 import generator.lock
-from crashes import MOMENTS, Crash, System
 from echo.mirror.copies import Copies, Copy
 from echo.store import MAX_LINE_BYTES, DataFolder, NotReady, Place, Segment
 from generator.folder import DataFolder as Writer
-from writer import abandon
+from support.crashes import MOMENTS, Crash, System
+from support.writer import abandon
 
 profiles.register_profile("model", derandomize=True, deadline=None)
 

@@ -13,7 +13,7 @@ import pytest
 from echo.store import DataFolder, Notifier, NotReady, Segment, notifier
 from generator.folder import DataFolder as Writer
 from support import need, wait_until
-from writer import opened
+from support.writer import opened
 
 
 class Noticing:

@@ -8,8 +8,8 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from couplings import COUPLINGS, NEEDS
 from support import wait_until
+from support.couplings import COUPLINGS, NEEDS
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

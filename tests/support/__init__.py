@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 T = TypeVar("T")
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import engine
-from engine import Container, docker
-from support import ROOT, wait_until
+from support import ROOT, engine, wait_until
+from support.engine import Container, docker
 
 pytestmark = pytest.mark.docker
 PROGRAMS = ("generator", "echo")

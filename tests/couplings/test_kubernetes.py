@@ -15,11 +15,10 @@ from typing import Any
 import pytest
 import requests
 
-import cluster
-from cluster import POLL, Namespace, Signals, client, deployed, manifest
-from couplings import Federation, federated, self_signed
 from generator.numbers import Numbers
-from support import wait_until
+from support import cluster, wait_until
+from support.cluster import POLL, Namespace, Signals, client, deployed, manifest
+from support.couplings import Federation, federated, self_signed
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(300)]
 volume_coupling = pytest.mark.coupling("volume")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from engine import DOCKER, Container, container
 from support import need, wait_until
+from support.engine import DOCKER, Container, container
 
 pytestmark = pytest.mark.docker
 

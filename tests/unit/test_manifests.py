@@ -9,9 +9,8 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 
-import cluster
-from cluster import RESTRICTED, Object, containers, image, manifest, pod_spec
-from support import ROOT
+from support import ROOT, cluster
+from support.cluster import RESTRICTED, Object, containers, image, manifest, pod_spec
 
 FILES = sorted(path.stem for path in (ROOT / "k8s").glob("*.yaml"))
 THINGS = {f"{name}: {thing['kind']} {thing['metadata']['name']}": thing for name in FILES for thing in manifest(name)}

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from engine import DOCKER, HARDENED, Container, container, docker, image
 from support import ROOT, wait_until
+from support.engine import DOCKER, HARDENED, Container, container, docker, image
 
 pytestmark = pytest.mark.docker
 CONF = (ROOT / "supervisord.conf").read_text()

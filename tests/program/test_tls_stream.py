@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from couplings import self_signed
 from support import free_port, running
-from writer import opened
+from support.couplings import self_signed
+from support.writer import opened
 
 
 @pytest.mark.parametrize("path", ["/data", "/data?follow"])

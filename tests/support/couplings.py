@@ -10,10 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import cluster
-import compose
-import engine
-from support import ROOT, Program, free_port, running
+from support import ROOT, Program, cluster, compose, engine, free_port, running
 
 
 @contextlib.contextmanager

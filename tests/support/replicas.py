@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from support import Program, free_port, running, wait_until
-from wire import Echo
+from support.wire import Echo
 
 EVENT = re.compile(rb"id: ([0-9a-f]{8})-([0-9]+)\ndata: (-?[0-9]+)\Z|event: gone\ndata: ([0-9a-f]{8})-([0-9]+)\Z")
 KEPT_NUMBERS = 1_000_000  # of all that clients received, to compare with what others receive

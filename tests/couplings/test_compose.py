@@ -12,11 +12,9 @@ import pytest
 import requests
 import yaml
 
-import compose
-import engine
-from compose import Project, project
-from couplings import NEEDS
-from support import ROOT, wait_until
+from support import ROOT, compose, engine, wait_until
+from support.compose import Project, project
+from support.couplings import NEEDS
 
 pytestmark = [
     pytest.mark.timeout(300),

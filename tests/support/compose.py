@@ -8,9 +8,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import engine
-from engine import DOCKER, Container
-from support import ROOT, free_port, wait_until
+from support import ROOT, engine, free_port, wait_until
+from support.engine import DOCKER, Container
 
 BUILD_SECONDS = 300
 # Version 1 is a Python program with a module of this one's name.

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, expect
 
-from browser import Visit, launched, visiting
 from support import Program, free_port, running, wait_until
-from writer import content as kept
-from writer import opened
+from support.browser import Visit, launched, visiting
+from support.writer import content as kept
+from support.writer import opened
 
 SIX = {"GENERATOR_MIN": "10000", "GENERATOR_MAX": "99998"}  # bytes a line
 HISTORY = b"".join(b"%d\n" % number for number in range(10_000, 10_050))
