@@ -132,7 +132,7 @@ def test_fields_of_the_status_are_those_of_echo() -> None:
     """Those of a mirror are in a second table."""
     source = ast.parse((ROOT / "echo" / "endpoints" / "status.py").read_text())
     keys = [
-        [key.value for key in node.keys if isinstance(key, ast.Constant)]
+        [str(key.value) for key in node.keys if isinstance(key, ast.Constant)]
         for node in ast.walk(source)
         if isinstance(node, ast.Dict)
     ]
