@@ -20,12 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from follow_programs import WITHOUT_INOTIFY, Echo, Failure, Followers, Queues, Tail, Writer, appending
+from follow_programs import WITHOUT_INOTIFY, Echo, Failure, Followers, PlainServer, Tail, Writer, appending
 from report import machine, markdown, number, progress, spread
 
 ACCEPT = {"text": "text/plain", "SSE": "text/event-stream"}
 HEAD = ("median (range)", "ours", "beside", "target", "met")
-TAIL, QUEUES, ALONE, TAIL_10 = "`tail -F`", "asyncio, a queue each", "no followers", "`tail -n10`"
+TAIL, ALONE, TAIL_10 = "`tail -F`", "no followers", "`tail -n10`"
+PLAIN = {"queues": "asyncio, a queue each", "writes": "asyncio, only writes"}
 SMALL, LONG, HUGE = 11_000, 64_000_000, 1_000_000_000  # bytes of files
 SETTLE = 0.5  # seconds in which the last number arrives, and as much again for each thousand followers
 GETS_PER_SECOND = 20
@@ -176,15 +177,16 @@ def crowd(bench: Bench, size: int) -> None:
                 progress(f"the stop was not clean: {echo.said()}")
         add_crowd(bench, size, format, received.delays(stamps, size), memory)
         add_stop(bench, size, format, seconds, status, received.clean)
-    with Queues() as server:
-        before = server.rss()
-        with Followers.of(server, size, "*/*") as followers:
-            stamps = write_and_settle(Writer(server.pipe.fileno()), 0.1, 50, size)
-            memory = (server.rss() - before) / size
-            server.stop()
-            delays = followers.received().delays(stamps, size)
-    for format in ACCEPT:
-        add_crowd(bench, size, format, delays, memory, QUEUES)
+    for kind, name in PLAIN.items():
+        with PlainServer(kind) as server:
+            before = server.rss()
+            with Followers.of(server, size, "*/*") as followers:
+                stamps = write_and_settle(Writer(server.pipe.fileno()), 0.1, 50, size)
+                memory = (server.rss() - before) / size
+                server.stop()
+                delays = followers.received().delays(stamps, size)
+        for format in ACCEPT:
+            add_crowd(bench, size, format, delays, memory, name)
 
 
 def write_and_settle(writer: Writer, seconds: float, times: int, followers: int = 1) -> list[int]:

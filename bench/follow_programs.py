@@ -177,11 +177,11 @@ class Echo(Server):
         wait_until(lambda: self.status("watching") == self.how, lambda: f"echo does not watch by {self.how} here", 2)
 
 
-class Queues(Server):
-    """What is commonly written, fed through a pipe."""
+class PlainServer(Server):
+    """One of the servers in follow_peer.py, fed through a pipe."""
 
-    def __init__(self) -> None:
-        super().__init__(sys.executable, str(HERE / "follow_peer.py"), stdin=subprocess.PIPE)
+    def __init__(self, kind: str) -> None:
+        super().__init__(sys.executable, str(HERE / "follow_peer.py"), kind, stdin=subprocess.PIPE)
         assert self.process.stdin
         self.pipe = self.process.stdin
 

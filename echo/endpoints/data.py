@@ -217,7 +217,7 @@ def last_modified(changed: float, now: float) -> int | None:
 def part_body(segment: Segment, start: int, stop: int) -> bytes | Body:
     """Return a part of a segment: its bytes if they are few. Raises NotReady if it can no longer be read."""
     if stop - start > MAX_BUFFERED_BYTES:
-        return FilePart(segment.read, start, stop)
+        return FilePart(segment.view, start, stop)
     try:
         return segment.read(start, stop)
     except OSError as error:

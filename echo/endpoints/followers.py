@@ -3,8 +3,11 @@
 import asyncio
 import contextlib
 import time
+from collections import deque
 
 from echo.http.response import Stream, frame
+
+SENDS_PER_PASS = 64  # to followers in one pass of the event loop, so that a request need not wait for all of them
 
 
 class TooManyFollowers(Exception):
@@ -18,6 +21,7 @@ class Followers:
         self.limit = limit
         self.open: set[Follower] = set()
         self.at_end: set[Follower] = set()
+        self.due: deque[Follower] = deque()  # that are about to be sent new numbers
         self.stopping = False
         self.change = asyncio.Event()
 
@@ -33,8 +37,18 @@ class Followers:
         """Send new numbers to all followers at the end of the data."""
         self.change.set()
         self.change = asyncio.Event()
-        for follower in list(self.at_end):
-            follower.resume()
+        idle = not self.due
+        self.due.extend(self.at_end)
+        self.at_end.clear()
+        if idle:
+            self.send_due()
+
+    def send_due(self) -> None:
+        """Send to some of those that are due; to the others in the next pass of the event loop."""
+        for _ in range(min(SENDS_PER_PASS, len(self.due))):
+            self.due.popleft().resume()
+        if self.due:
+            asyncio.get_running_loop().call_soon(self.send_due)
 
     async def wait_for_change(self, deadline: float) -> None:
         """Return at the next change, or at a time of the monotonic clock."""
@@ -81,7 +95,6 @@ class Follower:
         return False
 
     def resume(self) -> None:
-        self.followers.at_end.discard(self)
         if self.stream:
             self.stream.resume()
 

@@ -1,8 +1,6 @@
 """/: a page to watch the numbers on, for browsers, and a few words for everybody else."""
 
-import base64
 import functools
-import hashlib
 import re
 from pathlib import Path
 
@@ -46,5 +44,8 @@ def load() -> tuple[bytes, str]:
 
 def digest(page: bytes, tag: bytes) -> str:
     """The hash source of the page's one element of this name: https://www.w3.org/TR/CSP3/#grammardef-hash-source"""
+    import base64  # here, because few requests ask for the page
+    import hashlib
+
     (content,) = re.findall(b"<%b>(.*?)</%b>" % (tag, tag), page, re.DOTALL)
     return f"'sha256-{base64.b64encode(hashlib.sha256(content).digest()).decode()}'"

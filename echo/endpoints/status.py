@@ -1,8 +1,7 @@
 """/status: the state of the data and of this echo, as JSON."""
 
-import json
 import socket
-from datetime import UTC, datetime
+import time
 from typing import TYPE_CHECKING
 
 from echo import VERSION
@@ -24,7 +23,7 @@ class Status:
         self, settings: Settings, data: Data, watcher: DataWatcher, notifier: Notifier, mirror: "Mirror | None"
     ) -> None:
         self.settings, self.data, self.watcher, self.notifier, self.mirror = settings, data, watcher, notifier, mirror
-        self.started = datetime.now(UTC)
+        self.started = time.time()
 
     async def __call__(self, request: Request) -> Response:
         state = await self.watcher.state()
@@ -43,10 +42,12 @@ class Status:
             "rate": state.rate,
             "followers": len(self.data.followers),
             "watching": self.notifier.how,
-            "started": rfc3339(self.started.timestamp()),
+            "started": rfc3339(self.started),
             "mirror": self.mirror_status(),
             "problem": state.problem,
         }
+        import json  # here, because few requests need it
+
         text = json.dumps(status, indent=2) + "\n"
         return Response(200, [("content-type", "application/json"), ("cache-control", "no-store")], text.encode())
 
@@ -65,5 +66,5 @@ class Status:
 
 
 def rfc3339(seconds: float) -> str:
-    """Return a Unix time as text."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    """Return a Unix time in seconds as text, to the millisecond."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds % 1 * 1000):03}+00:00"

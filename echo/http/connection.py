@@ -332,7 +332,7 @@ class Connection(asyncio.BufferedProtocol):
         self.transport.write(data)
         self.connections.bytes_sent += len(data)
 
-    def offer(self, data: bytes) -> int:
+    def offer(self, data: bytes | memoryview) -> int:
         """Send as much as the socket takes, and keep a little for when it takes more; return how many bytes.
 
         Not by sendfile(2): what is truncated while it is on its way would arrive as zeros.
@@ -342,7 +342,7 @@ class Connection(asyncio.BufferedProtocol):
             with contextlib.suppress(BlockingIOError):
                 sent = os.write(self.socket.fileno(), data)  # past the transport, which would keep all the rest
         if sent < len(data) and not self.blocked:  # full, or TLS
-            rest = data[sent : sent + MAX_BUFFERED_BYTES]
+            rest = bytes(data[sent : sent + MAX_BUFFERED_BYTES])
             self.transport.write(rest)
             sent += len(rest)
         self.connections.bytes_sent += sent

@@ -23,7 +23,7 @@ class Stream(Protocol):
     @property
     def blocked(self) -> bool: ...  # whether the socket takes nothing at the moment
     def write(self, data: bytes) -> None: ...  # all of these few bytes, which wait for the socket if they must
-    def offer(self, data: bytes) -> int: ...  # as many as the socket takes; returns how many
+    def offer(self, data: bytes | memoryview) -> int: ...  # as many as the socket takes; returns how many
     def resume(self) -> None: ...  # ask the body to send, unless the socket is full: then that happens later
     def finish(self) -> None: ...  # the body is complete
 
@@ -69,7 +69,7 @@ class Text(Response):
 class FilePart:
     """Bytes that `read(start, stop)` returns, from `start` up to `stop`."""
 
-    def __init__(self, read: Callable[[int, int], bytes], start: int, stop: int) -> None:
+    def __init__(self, read: Callable[[int, int], bytes | memoryview], start: int, stop: int) -> None:
         self.read, self.start, self.stop = read, start, stop
         self.length = stop - start
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import secrets
 import stat
 import time
 import weakref
@@ -191,7 +190,7 @@ class DataFolder:
 
 def new_stream() -> SegmentName:
     """Return a name for a plain file, which has none."""
-    return SegmentName(secrets.token_hex(4), 0)
+    return SegmentName(os.urandom(4).hex(), 0)
 
 
 def is_later(name: SegmentName, current: SegmentName) -> bool:

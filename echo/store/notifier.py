@@ -5,16 +5,27 @@ import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from inotify_simple import INotify, flags
+if TYPE_CHECKING:
+    from inotify_simple import INotify
 
 CHECK_SECONDS = 1.0  # between looks while inotify is trusted
 POLL_SECONDS = 0.05  # between looks while it is not
 PAUSE_SECONDS = 0.002  # between two looks at a file that is written to all the time
 TRUSTED_MISSES = 2  # changes in a row that inotify did not report, after which it is not trusted
 
-CONTENT = flags.MODIFY | flags.ATTRIB | flags.MOVE_SELF | flags.DELETE_SELF
-NAMES = flags.CREATE | flags.MOVED_TO
+# Masks of inotify(7).
+ATTRIB, IGNORED = 0x4, 0x8000
+CONTENT = 0x2 | ATTRIB | 0x400 | 0x800  # MODIFY, DELETE_SELF, MOVE_SELF
+NAMES = 0x80 | 0x100  # MOVED_TO, CREATE
+
+
+def open_inotify() -> "INotify":
+    """Raises OSError if this user has no more instances, AttributeError if there is no inotify at all."""
+    from inotify_simple import INotify  # here, because its import takes a tenth of echo's start
+
+    return INotify(nonblocking=True)
 
 
 class Notifier:
@@ -41,9 +52,9 @@ class Notifier:
         self._call = refresh
         loop = asyncio.get_running_loop()
         try:
-            self._inotify = inotify = await asyncio.to_thread(INotify, nonblocking=True)
+            self._inotify = inotify = await asyncio.to_thread(open_inotify)
             loop.add_reader(inotify.fd, self._notified)
-        except (OSError, AttributeError):  # no more instances for this user, or no inotify at all
+        except (OSError, AttributeError):
             pass
         try:
             while True:
@@ -98,7 +109,7 @@ class Notifier:
         events = [event for event in self._inotify.read(timeout=0) if event.name in ("", self.path.name)]
         if events:
             self._missed = 0
-        if any(event.mask & (NAMES | flags.ATTRIB | flags.IGNORED) for event in events):
+        if any(event.mask & (NAMES | ATTRIB | IGNORED) for event in events):
             self._watch()
         return bool(events)
 

@@ -11,7 +11,7 @@ import pytest
 
 from echo.endpoints.data import Data
 from echo.endpoints.follow import CACHED_CHUNKS, EVENTS, LINES, CannotSay, ChunkCache, Cursor, FollowBody, Lines
-from echo.endpoints.followers import Follower, Followers, TooManyFollowers
+from echo.endpoints.followers import SENDS_PER_PASS, Follower, Followers, TooManyFollowers
 from echo.endpoints.live import LiveRange
 from echo.endpoints.query import BadQuery
 from echo.endpoints.steps import run_steps
@@ -33,7 +33,7 @@ class FakeStream:
     def write(self, data: bytes) -> None:
         self.sent += data
 
-    def offer(self, data: bytes) -> int:
+    def offer(self, data: bytes | memoryview) -> int:
         self.sent += data
         return len(data)
 
@@ -86,6 +86,24 @@ def test_a_follower_is_sent_what_a_request_saw(data: Data, writer: Writer, begin
     data.folder.refresh()
     assert data.refresh()
     assert stream.sent == b"10\n20\n30\n"
+
+
+def test_many_followers_leave_room_for_requests(data: Data, writer: Writer) -> None:
+    """In one pass of the event loop a bounded number of them is sent something."""
+    many = 3 * SENDS_PER_PASS
+
+    async def passes() -> list[int]:
+        data.followers.limit = many
+        streams = [follow(data) for _ in range(many)]
+        writer.append(b"30\n")
+        data.refresh()
+        served: list[int] = []
+        while not served or served[-1] < many:
+            served.append(sum(stream.sent == b"10\n20\n30\n" for stream in streams))
+            await asyncio.sleep(0)
+        return served
+
+    assert asyncio.run(passes()) == [SENDS_PER_PASS, 2 * SENDS_PER_PASS, many]
 
 
 def test_a_blocked_follower_goes_on_when_it_can(data: Data, writer: Writer) -> None:

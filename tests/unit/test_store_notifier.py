@@ -89,9 +89,9 @@ def test_without_inotify_it_polls(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(notifier, "CHECK_SECONDS", 0.05)
     if missing == "instances":
-        monkeypatch.setattr("echo.store.notifier.INotify", refuse)
+        monkeypatch.setattr("inotify_simple.INotify.__init__", refuse)
     else:
-        monkeypatch.setattr("echo.store.notifier.INotify.add_watch", refuse)
+        monkeypatch.setattr("inotify_simple.INotify.add_watch", refuse)
     with opened(tmp_path / "data") as writer:
         writer.append(b"1\n")
         with noticing(tmp_path / "data") as found:
