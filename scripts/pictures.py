@@ -5,7 +5,7 @@ colour scheme. Look at the pictures after a change.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 
@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parent.parent / "docs" / "pictures"
 
 STYLE = """
 text { font: 14px system-ui, "Segoe UI", "DejaVu Sans", sans-serif; fill: #1f2328; text-anchor: middle }
-.note { font-size: 12px } .name { font-weight: 600; text-anchor: start }
+.note { font-size: 12px } .name { font-weight: 700 }
 .frame-label { font-size: 12px; text-anchor: start }
 rect, path { fill: none; stroke: #59636e; stroke-width: 1.5 }
 .program { fill: #ddf4ff; stroke: #0969da } .data { fill: #fff8c5; stroke: #9a6700 }
@@ -27,11 +27,12 @@ rect, path { fill: none; stroke: #59636e; stroke-width: 1.5 }
 CHARACTER = 7.2  # pixels of 14 px text, on average
 PAD, LABEL = 12, 18  # around what is in a frame; the height of its label
 MIN_GAP = 30  # between two things
-SCALE, COLUMN = 0.82, 336  # of the picture with all of them
+SCALE, COLUMN, GAP = 0.85, 330, 16  # of the picture with all of them
 
 
-def text(x: float, y: float, words: str, kind: str = "") -> str:
-    return f'<text class="{kind}" x="{x:g}" y="{y:g}">{escape(words)}</text>'
+def text(x: float, y: float, words: str, kind: str = "", title: str = "") -> str:
+    bold = f'<tspan class="name">{escape(title)}:</tspan> ' if title else ""
+    return f'<text class="{kind}" x="{x:g}" y="{y:g}">{bold}{escape(words)}</text>'
 
 
 @dataclass
@@ -77,6 +78,7 @@ class Frame:
     things: Sequence["Thing | Frame"]
     arrows: Sequence[str] = ()
     kind: str = "frame"
+    title: str = ""  # before the label, in bold
 
     @property
     def pad(self) -> float:
@@ -94,7 +96,7 @@ class Frame:
     @property
     def width(self) -> float:
         inside = sum(thing.width for thing in self.things) + sum(self.gaps)
-        return max(inside, 6.4 * len(self.label)) + 2 * self.pad
+        return max(inside, 6.4 * len(self.title + self.label)) + 2 * self.pad
 
     @property
     def axis(self) -> float:
@@ -121,7 +123,7 @@ class Frame:
         if self.label:
             size = f'width="{self.width:g}" height="{self.height:g}"'
             parts = [f'<rect class="{self.kind}" x="{x:g}" y="{y:g}" {size} rx="8"/>']
-            parts.append(text(x + PAD, y + LABEL - 1, self.label, "frame-label"))
+            parts.append(text(x + PAD, y + LABEL - 1, self.label, "frame-label", self.title))
         places = self.places(x)
         for thing, place in zip(self.things, places, strict=True):
             parts += thing.draw(place, y + self.axis - thing.axis)
@@ -177,10 +179,10 @@ COUPLINGS = {
         Frame("machine", (pair("container, supervisord is PID 1", "frame thin"),)),
     ),
     "compose": ("Two containers of one host", two_containers("host", "volume")),
-    "pod": ("Two containers of one pod", Frame("node", (two_containers("pod", "emptyDir"),))),
+    "pod": ("Two containers of one pod", two_containers("one pod on one node", "emptyDir")),
     "pod-sidecar": (
         "A pod whose generator is a native sidecar",
-        Frame("node", (two_containers("pod", "emptyDir", "1: sidecar", "2: container"),)),
+        two_containers("one pod on one node", "emptyDir", "1: sidecar", "2: container"),
     ),
     "volume": ("Two Deployments, one volume", two_containers("cluster", "claim", "pod", "pods")),
     "services": (
@@ -204,18 +206,20 @@ def draw_one(title: str, frame: Frame) -> str:
 
 
 def draw_all() -> str:
-    """Return a picture with all couplings, the tightest first, two in a row."""
-    parts, y, widest = [], 0.0, 0.0
+    """Return a picture with all couplings, the tightest first, two in a row, each with its name."""
+    parts, y, widest = [], 2.0, 0.0
     for row in zip(*[iter(COUPLINGS.items())] * 2, strict=True):
         x = 2.0
         for name, (_, frame) in row:
-            parts.append(text(x, y + 16, name, "name"))
-            drawn = "".join(frame.draw(0, 0))
-            parts.append(f'<g transform="translate({x:g} {y + 25:g}) scale({SCALE})">{drawn}</g>')
-            x += max(COLUMN, frame.width * SCALE + 24)
-            widest = max(widest, x - 22)
-        y += 43 + SCALE * max(frame.height for _, (_, frame) in row)
-    return svg(widest, y - 16, "The couplings, from the tightest to the loosest", parts)
+            if frame.label:
+                named = replace(frame, title=name)
+            else:
+                named = replace(frame, things=(replace(frame.things[0], title=name), *frame.things[1:]))
+            parts.append(f'<g transform="translate({x:g} {y:g}) scale({SCALE})">{"".join(named.draw(0, 0))}</g>')
+            x += max(COLUMN, named.width * SCALE + GAP)
+            widest = max(widest, x - GAP)
+        y += GAP + SCALE * max(frame.height for _, (_, frame) in row)
+    return svg(widest + 2, y - GAP + 2, "The couplings, from the tightest to the loosest", parts)
 
 
 def main() -> None:
