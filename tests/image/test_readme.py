@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 import requests
+from _pytest.mark import ParameterSet
 
 from support import ROOT, Program, compose, docs, engine, free_port, need, running, wait_until
 from support.docs import STREAM, Command
 
-pytestmark = [pytest.mark.docker, pytest.mark.compose, pytest.mark.timeout(900)]
-PAGES = [path for path in docs.DOCUMENTS if path.parent.name != "pid1" and list(docs.commands(path))]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 NOT_HERE = re.compile(r"\bkubectl\b|^tests/run\b")  # without a cluster; this very test
 REPEATED = ("curl ", "docker logs ")  # until they print what the text says: what was started may need a moment
 COMMAND_SECONDS = 600  # a build may have to install everything
@@ -120,6 +120,8 @@ class Terminal:
     def clean(self) -> None:
         self.leave(("nowhere",))
         subprocess.run([engine.DOCKER, "rm", "--force", "--volumes", self.container], capture_output=True)
+        if not compose.command():
+            return
         down = [*compose.command(), "--profile", "mirror", "down", "--volumes", "--rmi", "local", "--timeout", "3"]
         subprocess.run(down, cwd=self.folder, env={**os.environ, **self.environment}, capture_output=True)
 
@@ -149,7 +151,15 @@ def terminal(clone: Path, tmp_path: Path) -> Iterator[Terminal]:
         terminal.clean()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=docs.name)
+def pages() -> Iterator[ParameterSet]:
+    for path in docs.DOCUMENTS:
+        words = [command.words for command in docs.commands(path)]
+        if words and path.parent.name != "pid1":
+            marks = [pytest.mark.compose] if any(each.startswith("docker compose") for each in words) else []
+            yield pytest.param(path, id=docs.name(path), marks=marks)
+
+
+@pytest.mark.parametrize("page", pages())
 def test_commands_print_what_the_text_says(page: Path, terminal: Terminal) -> None:
     for command in docs.commands(page):
         if not NOT_HERE.search(command.words):

@@ -12,6 +12,7 @@ DOCUMENTS = [
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+HEADING = r"^(#+) (.*)$"
 STREAM = "5f3a9c21"  # of the examples
 
 
@@ -38,43 +39,33 @@ def commands(path: Path) -> Iterator[Command]:
     """The commands of a document, in their order."""
     text = path.read_text()
     for match in FENCE.finditer(text):
-        if match[1] != "console":
-            continue
-        section = tuple(sections(text[: match.start()]))
-        parts = re.split(r"^\$ ", match[2], flags=re.MULTILINE)[1:]
-        for index, part in enumerate(parts):
-            words, _, prints = part.partition("\n")
-            yield Command(words, prints, section, index == len(parts) - 1)
+        if match[1] == "console":
+            below: list[str] = []
+            for level, title in re.findall(HEADING, FENCE.sub("", text[: match.start()]), re.MULTILINE):
+                below = [*below[: len(level) - 1], title]
+            _, *parts = re.split(r"^\$ ", match[2], flags=re.MULTILINE)
+            for part in parts:
+                words, _, prints = part.partition("\n")
+                yield Command(words, prints, tuple(below), part is parts[-1])
 
 
-def sections(text: str) -> list[str]:
-    """The headings that the end of a text stands below."""
-    below: list[str] = []
-    for level, title in re.findall(r"^(#+) (.*)$", FENCE.sub("", text), re.MULTILINE):
-        below = [*below[: len(level) - 1], title]
-    return below
+def prose(path: Path) -> str:
+    """A document without its code."""
+    return FENCE.sub("", path.read_text())
 
 
-def section(path: Path, *titles: str) -> str:
-    """The text below the headings of these titles, each within the one before."""
-    text = FENCE.sub("", path.read_text())
-    for title in titles:
-        match = re.search(rf"^(#+) {re.escape(title)}\n(.*?)(?=^#{{1,6}} |\Z)", text, re.MULTILINE | re.DOTALL)
-        assert match, f"{name(path)} has no section {title}"
-        level = len(match[1])
-        rest = text[match.start(2) :]
-        end = re.search(rf"^#{{1,{level}}} ", rest, re.MULTILINE)
-        text = rest[: end.start()] if end else rest
-    return text
+def section(path: Path, title: str) -> str:
+    """What stands below a heading, up to the next one of its level."""
+    text = prose(path)
+    heading = re.search(rf"^(#+) {re.escape(title)}\n", text, re.MULTILINE)
+    assert heading, f"{name(path)} has no section {title}"
+    return re.split(rf"^#{{1,{len(heading[1])}}} ", text[heading.end() :], maxsplit=1, flags=re.MULTILINE)[0]
 
 
 def rows(text: str) -> list[list[str]]:
-    """The cells of all tables in a text, without their heads and rules."""
-    lines = text.splitlines()
-    tables = [
-        line for line, after in zip(lines, [*lines[1:], ""], strict=True) if line.startswith("|") and "---" not in after
-    ]
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in tables if not line.startswith("|--")]
+    """The cells of all tables in a text, without their heads."""
+    tables = re.findall(r"^\|[-|]+\|\n((?:\|.*\n)+)", text, re.MULTILINE)
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for table in tables for line in table.splitlines()]
 
 
 def names(cell: str) -> list[str]:
@@ -84,11 +75,10 @@ def names(cell: str) -> list[str]:
 
 def anchors(path: Path) -> set[str]:
     """The fragments by which GitHub finds a document's headings."""
-    titles = re.findall(r"^#+ (.*)$", FENCE.sub("", path.read_text()), re.MULTILINE)
+    titles = [title for _, title in re.findall(HEADING, prose(path), re.MULTILINE)]
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def links(path: Path) -> list[str]:
     """The targets of links and pictures that are no URLs."""
-    targets = re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", path.read_text()))
-    return [target for target in targets if "://" not in target]
+    return [target for target in re.findall(r"\]\(([^)\s]+)\)", prose(path)) if "://" not in target]

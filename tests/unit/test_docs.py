@@ -69,10 +69,7 @@ def declared(program: str, capsys: pytest.CaptureFixture[str]) -> dict[str, str]
 
 @pytest.mark.parametrize("program", ["generator", "echo"])
 def test_settings_and_defaults_are_those_of_the_program(program: str, capsys: pytest.CaptureFixture[str]) -> None:
-    table = {
-        names(variable)[0]: default.strip("`")
-        for variable, default, _ in rows(section(OPERATIONS, "Settings", program))
-    }
+    table = {names(variable)[0]: default.strip("`") for variable, default, _ in rows(section(OPERATIONS, program))}
     assert table == declared(program, capsys)
 
 
@@ -92,7 +89,7 @@ def ours() -> set[str]:
 
 
 def test_variables_of_app_sh_and_compose_are_explained() -> None:
-    table = rows(section(OPERATIONS, "Settings", "Variables of app.sh and Compose"))
+    table = rows(section(OPERATIONS, "Variables of app.sh and Compose"))
     assert ours() == {variable for cell, *_ in table for variable in names(cell)} - {"BASE"}
 
 
@@ -124,7 +121,7 @@ def test_metrics_are_those_of_echo(app: App, tmp_path: Path) -> None:
     data = Data(DataFolder(tmp_path / "data"), Followers(1))
     families = list(Echo(Stats(), data, DataState()).collect()) + list(Echo(Stats(), data, DataState(size=1)).collect())
     exported = {f"{each.name}_total" if each.type == "counter" else each.name: each.type for each in families}
-    table = rows(section(API, "HTTP API", "`/metrics`"))
+    table = rows(section(API, "`/metrics`"))
     assert exported == {metric: kind for cell, kind, _ in table for metric in names(cell)}
 
 
@@ -136,7 +133,7 @@ def test_fields_of_the_status_are_those_of_echo() -> None:
         for node in ast.walk(source)
         if isinstance(node, ast.Dict)
     ]
-    documented = [field for cell, *_ in rows(section(API, "HTTP API", "`/status`")) for field in names(cell)]
+    documented = [field for cell, *_ in rows(section(API, "`/status`")) for field in names(cell)]
     assert sorted(documented) == sorted(key for each in keys for key in each)
 
 
@@ -146,11 +143,11 @@ def test_fields_of_the_status_are_those_of_echo() -> None:
 @pytest.mark.parametrize("coupling", COUPLINGS)
 def test_each_coupling_has_its_place(coupling: str) -> None:
     """A row in README; a section with its picture and commands."""
-    text = section(COUPLINGS_PAGE, "Couplings", coupling)
+    text = section(COUPLINGS_PAGE, coupling)
     assert f"](pictures/{coupling}.svg)" in text
     assert "**Choose it**" in text and "**The article**" in text
     assert any(coupling in command.section for command in commands(COUPLINGS_PAGE))
-    assert coupling in [cell for cell, *_ in rows(section(README, "appcoup", "Which coupling"))]
+    assert coupling in [cell for cell, *_ in rows(section(README, "Which coupling"))]
 
 
 def test_the_pictures_are_what_their_script_draws(tmp_path: Path) -> None:
@@ -215,11 +212,7 @@ def test_a_program_does_not_import_the_other(program: str, other: str) -> None:
 
 def test_folders_at_the_top_are_explained() -> None:
     folders = {path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0] not in "._"}
-    documented = {
-        names(cell)[0].strip("/")
-        for cell, *_ in rows(section(ARCHITECTURE, "Architecture", "The house"))
-        if names(cell)
-    }
+    documented = {names(cell)[0].strip("/") for cell, *_ in rows(section(ARCHITECTURE, "The house")) if names(cell)}
     assert folders - {"docs", "data"} <= documented <= folders
 
 
