@@ -159,7 +159,7 @@ def pages() -> Iterator[ParameterSet]:
             yield pytest.param(path, id=docs.name(path), marks=marks)
 
 
-@pytest.mark.parametrize("page", pages())
+@pytest.mark.parametrize("page", [*pages()])
 def test_commands_print_what_the_text_says(page: Path, terminal: Terminal) -> None:
     for command in docs.commands(page):
         if not NOT_HERE.search(command.words):
