@@ -11,22 +11,22 @@ from echo.signals import SIGNALS
 
 
 def listen(host: str, port: int, stall_timeout: float) -> socket.socket:
-    """A listening socket. A client that takes nothing for `stall_timeout` seconds is cut off. Raises OSError."""
+    """Return a listening socket whose clients are cut off when they read nothing for `stall_timeout` seconds."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     both = host == "::" and socket.has_dualstack_ipv6()
     listener = socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=both)
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else a kept connection stalls 40 ms a response
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # for who vanishes while there is nothing to send
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # otherwise each response waits 40 ms
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # finds clients that have vanished
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
-    # By the kernel, which alone knows what was taken: tcp(7). What is accepted inherits it.
+    # Only the kernel knows what a client has taken: tcp(7). Accepted sockets inherit the options.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(int(stall_timeout * 1000), 2**31 - 1))
     return listener
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0 when stopped, 1 when the port is taken or something broke, 2 when settings cannot work."""
+    """Return the exit status: 0 stopped, 1 port taken or internal error, 2 wrong settings."""
     settings = parse(argv)
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # kept until there are handlers: clients may wait already
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until there are handlers
     try:
         listener = listen(*settings.listen, settings.stall_timeout)
     except OSError as error:
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         problem = str(error.strerror or error).partition(" (while ")[0]
         print(f"echo: --listen (ECHO_LISTEN): {host} port {port}: {problem}", file=sys.stderr)
         return 1
-    from echo.server import serve  # only now: what connects meanwhile waits instead of being refused
+    from echo.server import serve  # after listening: clients wait during the import instead of being refused
 
     try:
         return asyncio.run(serve(settings, listener))

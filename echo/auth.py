@@ -1,4 +1,4 @@
-"""Authentication by a token, and TLS. Both can be read again while echo runs."""
+"""Authentication by a token, and TLS. Both can be reloaded while echo runs."""
 
 import re
 import ssl
@@ -6,11 +6,11 @@ from pathlib import Path
 
 from echo.settings import Settings
 
-OPEN = {"/healthz", "/readyz"}  # because probes have no token
+OPEN = {"/healthz", "/readyz"}  # probes have no token
 
 
 class Auth:
-    """The token and the certificate of the settings. Raises OSError or ValueError if a file is wrong."""
+    """The token and the certificate. Raises OSError or ValueError if a file is wrong."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -21,19 +21,20 @@ class Auth:
         self.load()
 
     def load(self) -> None:
-        """Read the files again. If one of them is wrong, nothing changes."""
+        """Load the files. If one is wrong, nothing changes. Raises OSError or ValueError."""
         token, cert, key = self.settings.token_file, self.settings.tls_cert, self.settings.tls_key
         secret = read_token(token) if token else ""
         if self.context and cert and key:
             try:
-                ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(cert, key)  # a failure leaves half
+                # Try them out first: a failure would leave half of the pair loaded.
+                ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(cert, key)
                 self.context.load_cert_chain(cert, key)
-            except OSError as error:  # SSLError is one, and names no file
+            except OSError as error:  # SSLError is an OSError without a file name
                 raise ValueError(f"{cert} and {key} are not a certificate and its key: {error.strerror}") from None
         self.secret = secret
 
     def admits(self, path: str, authorization: str) -> bool:
-        """Return whether the path is open or the token right (RFC 6750, 2.1), in the same time whatever is wrong."""
+        """Return whether the path is open or the token is right (RFC 6750, 2.1), in constant time."""
         if not self.secret or path in OPEN:
             return True
         import hmac  # here, because few installations have a token

@@ -1,4 +1,4 @@
-"""The server: the listening socket, signals, background tasks, and a stop that is prompt, gentle and bounded."""
+"""The server: listening socket, signals, background tasks, and a graceful stop within a deadline."""
 
 import asyncio
 import contextlib
@@ -26,15 +26,15 @@ from echo.store import DataFolder, Notifier
 if TYPE_CHECKING:
     from echo.mirror import Mirror
 
-SPARE_DESCRIPTORS = 128  # for files, and for plain requests while there are as many followers as allowed
-RESERVED_DESCRIPTORS = 32  # that no connection gets
+SPARE_DESCRIPTORS = 128  # for files, and for plain requests when the follower limit is reached
+RESERVED_DESCRIPTORS = 32  # never used for connections
 ACCEPTS_PER_PASS = 64
-COMPLAINT_SECONDS = 60.0  # between two log lines about that
-DRAIN_SECONDS = 0.01  # between two looks, while stopping, at what is still on its way
+LOG_SECONDS = 60.0  # between two log lines about a lack of descriptors
+DRAIN_SECONDS = 0.01  # between two checks of the responses in flight, while stopping
 
 
 class Server:
-    """Accepts connections, and stops."""
+    """Accepts connections, and stops gracefully."""
 
     def __init__(
         self, listener: socket.socket, connections: Connections, auth: Auth, limit: int, stop_timeout: float
@@ -47,7 +47,7 @@ class Server:
         self.loop = asyncio.get_running_loop()
         self.accepting: set[asyncio.Task[None]] = set()
         self.paused = False
-        self.complained_at = -COMPLAINT_SECONDS
+        self.logged_at = -LOG_SECONDS
         self.stop = asyncio.Event()
         self.force_exit = asyncio.Event()
         connections.on_close = self.unpause
@@ -55,10 +55,10 @@ class Server:
         self.loop.add_reader(listener, self.accept)
 
     def accept(self) -> None:
-        """Accept connections while there are descriptors; the others wait in the kernel's queue."""
+        """Accept connections up to the limit. Others wait in the kernel's queue."""
         for _ in range(ACCEPTS_PER_PASS):
             if len(self.connections.open) + len(self.accepting) >= self.limit:
-                self.pause(f"{self.limit} connections are open, which is the limit")
+                self.pause(f"{self.limit} connections are open, the limit is reached")
                 return
             try:
                 client, _ = self.listener.accept()
@@ -73,7 +73,7 @@ class Server:
 
     async def connect(self, client: socket.socket) -> None:
         context = self.auth.context
-        with contextlib.suppress(OSError):  # of a handshake that failed
+        with contextlib.suppress(OSError):  # a failed handshake
             await self.loop.connect_accepted_socket(
                 lambda: Connection(self.connections),
                 client,
@@ -83,10 +83,10 @@ class Server:
             )
 
     def pause(self, reason: str) -> None:
-        """Stop accepting until a connection has closed: idle ones make room."""
-        if self.loop.time() - self.complained_at >= COMPLAINT_SECONDS:
-            self.complained_at = self.loop.time()
-            log(f"cannot accept more connections now: {reason} (ulimit -n)")
+        """Stop accepting until a connection has closed, and close idle ones to make room."""
+        if self.loop.time() - self.logged_at >= LOG_SECONDS:
+            self.logged_at = self.loop.time()
+            log(f"cannot accept more connections: {reason} (ulimit -n)")
         self.loop.remove_reader(self.listener)
         self.paused = True
         self.connections.close_idle(ACCEPTS_PER_PASS)
@@ -97,7 +97,7 @@ class Server:
             self.loop.add_reader(self.listener, self.accept)
 
     async def run(self) -> None:
-        """Serve until `stop` is set and everything has ended."""
+        """Serve until `stop` is set, then drain the connections."""
         while not self.stop.is_set():
             self.connections.sweep()
             self.unpause()
@@ -106,9 +106,9 @@ class Server:
         await self.drain()
 
     async def drain(self) -> None:
-        """Let responses arrive until the deadline or a second signal, then cut off the rest.
+        """Wait until clients have received their responses, the deadline has passed or a second signal has come.
 
-        New requests are answered while responses are in flight, so that /readyz can say "stopping".
+        Then abort the rest. New requests are answered meanwhile, so that /readyz can say "stopping".
         """
         connections, deadline = self.connections, time.monotonic() + self.stop_timeout
 
@@ -139,13 +139,13 @@ class Server:
         await self.receive_backlog()
 
     async def receive_backlog(self) -> None:
-        """Accept the connections and read the requests that have arrived."""
+        """Accept the connections and read the requests that are already in the kernel."""
         for _ in range(3):
             await asyncio.sleep(0)
 
 
 def in_flight(connection: Connection) -> bool:
-    """Return whether a response is being made or sent, or has not been acknowledged by the client's kernel."""
+    """Return whether a response is being made or sent, or the client's kernel has not acknowledged all of it."""
     if connection.state in (State.RESPONDING, State.BODY) or connection.blocked:
         return True
     client = connection.transport.get_extra_info("socket")
@@ -153,19 +153,19 @@ def in_flight(connection: Connection) -> bool:
 
 
 def limits(followers: int) -> tuple[int, int]:
-    """Return how many connections and how many followers the descriptors allow."""
+    """Raise the descriptor limit; return how many connections and how many followers it allows."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     room = max(0, most - SPARE_DESCRIPTORS)
     if followers > room:
-        log(f"--followers (ECHO_FOLLOWERS): {followers} need more than {most} open files (ulimit -n): {room} it is")
+        log(f"limited followers to {room}: {followers} need more than {most} open files (ulimit -n, ECHO_FOLLOWERS)")
     return max(1, most - RESERVED_DESCRIPTORS), min(followers, room)
 
 
 async def serve(settings: Settings, listener: socket.socket) -> int:
-    """Answer on the listening socket until SIGTERM, SIGINT or SIGQUIT; return the exit status.
+    """Serve on the listening socket until SIGTERM, SIGINT or SIGQUIT; return the exit status.
 
-    Raises OSError or ValueError, in words, if a setting cannot be used.
+    Raises OSError or ValueError, with a message for the user, if a setting cannot be used.
     """
     loop = asyncio.get_running_loop()
     auth = Auth(settings)
@@ -219,16 +219,16 @@ async def serve(settings: Settings, listener: socket.socket) -> int:
 
 
 def open_mirror(settings: Settings) -> "Mirror | None":
-    """Return what fills the data folder from another echo, if that is the source. Raises OSError or ValueError."""
+    """Return a mirror if the source is another echo. Raises OSError or ValueError."""
     if isinstance(settings.source, Path):
         return None
-    from echo.mirror import Mirror  # here, because its HTTP client takes longer to import than all the rest
+    from echo.mirror import Mirror  # here, because its HTTP client takes longer to import than the rest of echo
 
     return Mirror(settings)
 
 
 def handle_signals(server: Server, app: App, data: Data, reload: Callable[[], None]) -> None:
-    """Let signals in, which were blocked until now."""
+    """Install the handlers, and unblock the signals."""
     connections = server.connections
 
     def stop(number: signal.Signals) -> None:
@@ -242,7 +242,7 @@ def handle_signals(server: Server, app: App, data: Data, reload: Callable[[], No
         try:
             server.auth.load()
         except (OSError, ValueError) as error:
-            log(f"SIGHUP: {error}; going on with what there was")
+            log(f"SIGHUP: cannot reload the token and the certificate: {error}; keeping the old ones")
         reload()
 
     def status() -> None:

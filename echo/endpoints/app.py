@@ -1,4 +1,4 @@
-"""The application: routes, authentication, and what all responses share."""
+"""The application: routes, authentication, errors, statistics."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -32,7 +32,7 @@ CHALLENGE = [("www-authenticate", 'Bearer realm="echo"')]
 
 
 class App:
-    """Answers requests. `verbose` logs each of them."""
+    """Answers requests. It logs each of them if `verbose` is set."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class App:
     async def complete_later(
         self, request: Request, client: str, answer: Awaitable[Response], began: float
     ) -> Response:
-        """The same for a response that takes its time."""
+        """Wait for a response, and complete it."""
         try:
             response = await answer
         except Exception as error:
@@ -83,7 +83,7 @@ class App:
         return self.complete(request, client, response, began)
 
     def complete(self, request: Request, client: str, response: Response, began: float) -> Response:
-        """Count a response, log it if asked to, and name the way that the data came."""
+        """Count and log a response, and add the Via field of a mirror."""
         path = request.path
         route = path if path in self.routes and not request.query else self.route_name(request)
         self.stats.answered(route, response.status, time.perf_counter() - began)
@@ -94,7 +94,7 @@ class App:
         return response
 
     def route_name(self, request: Request) -> str:
-        """Return the route of a request as metrics name it."""
+        """Return the name of a request's route in the metrics."""
         if request.path == "/data" and "follow" in request.query:
             return "/data?follow"
         if request.path in self.routes:
@@ -102,14 +102,14 @@ class App:
         return "/data/SEGMENT" if request.path.startswith(SEGMENT_PREFIX) else "other"
 
     def refuse(self, client: str, error: BadRequest) -> Response:
-        """Answer a request that is no HTTP."""
+        """Answer a malformed request."""
         self.stats.answered("other", error.status, 0.0)
         if self.verbose:
             log(f"{client} {error.status} {error}")
         return Text(error.status, str(error))
 
     def find(self, request: Request) -> Endpoint:
-        """Return the endpoint of a request, which may be one that refuses it."""
+        """Return the endpoint for a request, or one that refuses it."""
         if not self.auth.admits(request.path, request.headers.get("authorization", "")):
             return ask_for_token
         endpoint = self.routes.get(request.path)
@@ -122,10 +122,10 @@ class App:
         return endpoint if request.method in READS else refuse_method
 
     def not_found(self, request: Request) -> Response:
-        return Text(404, f"no {request.path!a} here: there is {', '.join(self.routes)}")
+        return Text(404, f"unknown path {request.path!a}: use one of {', '.join(self.routes)}")
 
     def error_response(self, request: Request, client: str, error: Exception) -> Response:
-        """Return what the client gets for an error in an endpoint."""
+        """Return the response for an error in an endpoint."""
         if isinstance(error, NotReady | TooManyFollowers):
             source = self.mirror.status if self.mirror else None
             away = f"; {source.source}: {source.problem}" if source and source.problem else ""
@@ -133,7 +133,7 @@ class App:
         if isinstance(error, BadQuery):
             return Text(400, str(error))
         log(f"cannot answer {client} {request.method} {request.path!a}: {error!r}")
-        return Text(500, "an internal error: see the log")
+        return Text(500, "internal error: see echo's log")
 
 
 def options(request: Request) -> Response:
@@ -141,8 +141,8 @@ def options(request: Request) -> Response:
 
 
 def refuse_method(request: Request) -> Response:
-    return Text(405, f"{request.path} takes GET and HEAD", ALLOW)
+    return Text(405, f"{request.path} accepts GET and HEAD only", ALLOW)
 
 
 def ask_for_token(request: Request) -> Response:
-    return Text(401, "a token is needed: the header Authorization: Bearer TOKEN", CHALLENGE)
+    return Text(401, "a token is required: send the header Authorization: Bearer TOKEN", CHALLENGE)

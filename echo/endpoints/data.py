@@ -1,4 +1,4 @@
-"""/data and /data/STREAM-BASE: the numbers, their parts, and the stream of those to come."""
+"""/data and /data/STREAM-BASE: segments, ranges of them, and the stream of numbers."""
 
 import asyncio
 import re
@@ -16,19 +16,19 @@ from echo.http.request import Request
 from echo.http.response import MAX_BUFFERED_BYTES, Body, FilePart, Response, Text
 from echo.store import DataFolder, NotReady, Place, Segment, parse
 
-HEARTBEAT_SECONDS = 2.5  # between two looks for streams that were sent nothing for as long
-AHEAD_SECONDS = 10.0  # for a position that this replica has not received yet
-MAX_ANSWERS = 64  # remembered for requests that are repeated
+HEARTBEAT_SECONDS = 2.5  # a stream that was idle for this long is sent a heartbeat
+AHEAD_SECONDS = 10.0  # to wait for a position that this replica has not received yet
+MAX_ANSWERS = 64  # responses cached for repeated requests
 SEGMENT_PREFIX = "/data/"
 
 NUMBERS = [("content-type", "text/plain; charset=utf-8"), ("x-content-type-options", "nosniff")]
 REVALIDATE, FOR_GOOD = "no-cache", "max-age=31536000, immutable"  # Cache-Control
-# Proxies pass on what comes as it comes: RFC 10036, and nginx's own header.
-AS_IT_COMES = [("cache-control", "no-store"), ("incremental", "?1"), ("x-accel-buffering", "no")]
+# These fields ask proxies not to buffer: Incremental (RFC 10036), and nginx's own.
+UNBUFFERED = [("cache-control", "no-store"), ("incremental", "?1"), ("x-accel-buffering", "no")]
 
 
 class Representation:
-    """A segment at one size: what its responses have in common, made once."""
+    """A segment at one size. Its responses share their header fields and are cached."""
 
     def __init__(self, segment: Segment, modified: int | None, fields: list[tuple[str, str]]) -> None:
         self.segment, self.size, self.modified = segment, segment.size, modified
@@ -36,25 +36,25 @@ class Representation:
         date = [("last-modified", format_date(modified))] if modified else []
         self.live_fields = [*NUMBERS, *fields, ("etag", self.etag), ("accept-ranges", "bytes"), *date]
         self.fields = [*self.live_fields, ("cache-control", FOR_GOOD if segment.next else REVALIDATE)]
-        self.answers: dict[Request, Response] = {}  # that have no body, or a small one
+        self.answers: dict[Request, Response] = {}  # with small bodies
 
     def is_current(self, segment: Segment, modified: int | None) -> bool:
         return self.segment is segment and self.size == segment.size and self.modified == modified
 
     def extends(self, older: str) -> bool:
-        """Return whether `older` is the entity tag of the beginning of this segment."""
+        """Return whether `older` is the ETag of this segment at a smaller size."""
         match = re.fullmatch('"([0-9a-f]+-[0-9]+)-([0-9]{1,16})"', older)
         return match is not None and match[1] == self.segment.name and int(match[2]) <= self.size
 
     def select(self, request: Request) -> Part:
-        """Return which part of the segment a request asks for."""
+        """Return the part of the segment that a request asks for."""
         headers = request.headers
         if request.method == "HEAD" and "range" in headers:
             headers = {name: value for name, value in headers.items() if name != "range"}  # RFC 9110, 14.2
         return select(headers, self.etag, self.size, self.modified, self.extends)
 
     def respond(self, request: Request, part: Part) -> Response:
-        """Return the response with a part that is not live. Raises NotReady if it can no longer be read."""
+        """Return the response with a part. Raises NotReady if the segment can no longer be read."""
         fields = self.fields
         if part.status == 412:
             response: Response = Text(412, f"the ETag is {self.etag} now", [("etag", self.etag)])
@@ -70,13 +70,17 @@ class Representation:
 
 
 class Data:
-    """Both endpoints on one data folder."""
+    """Both endpoints, for one data folder."""
 
     def __init__(self, folder: DataFolder, followers: Followers) -> None:
         self.folder = folder
         self.followers = followers
         self.chunks = ChunkCache()
-        self.published: tuple[Segment | None, int, int] = (None, 0, 0)  # current, bytes grown, and segments unfinished
+        self.published: tuple[Segment | None, int, int] = (
+            None,
+            0,
+            0,
+        )  # current segment, bytes grown, unfinished segments
         self.current: Representation | None = None
 
     def __call__(self, request: Request) -> Response | Awaitable[Response]:
@@ -96,19 +100,19 @@ class Data:
     def segment(self, request: Request) -> Response | Awaitable[Response]:
         """Answer /data/STREAM-BASE with that segment. Raises NotReady and BadQuery."""
         if request.query:
-            raise BadQuery("a segment takes no query: tail and follow go with /data")
+            raise BadQuery("a segment has no query: use tail and follow with /data")
         name = parse(request.path.removeprefix(SEGMENT_PREFIX))
         current = self.folder.refresh()
         segment = self.folder.find(*name) if name else None
         if name and not segment and self.folder.is_gone(*name):
-            return Text(410, f"segment {name} is no longer kept: the oldest is {self.folder.segments()[0].name}")
+            return Text(410, f"segment {name} is no longer kept: the oldest one is {self.folder.segments()[0].name}")
         if not segment:
-            return Text(404, f"no segment {request.path!a} here: the current one is {SEGMENT_PREFIX}{current.name}")
+            return Text(404, f"unknown segment {request.path!a}: the current one is {SEGMENT_PREFIX}{current.name}")
         link = [("link", f'<{SEGMENT_PREFIX}{segment.next.name}>; rel="next"')] if segment.next else []
         return self.answer(request, Representation(segment, last_modified(segment.modified, time.time()), link))
 
     def answer(self, request: Request, representation: Representation) -> Response | Awaitable[Response]:
-        """Answer with a segment or the part of it that was asked for. Raises NotReady."""
+        """Answer with a segment or a part of it. Raises NotReady."""
         part, segment = representation.select(request), representation.segment
         if not part.live or (part.start > representation.size and segment.next):
             return representation.respond(request, part)
@@ -116,7 +120,7 @@ class Data:
             return self.answer_later(request, segment, part.start)
         self.check_room()
         content_range = ("content-range", f"bytes {part.start}-{part.live}/*")
-        fields = [*representation.live_fields, *AS_IT_COMES, content_range]
+        fields = [*representation.live_fields, *UNBUFFERED, content_range]
         return Response(206, fields, LiveRange(self.followers, segment, part.start))
 
     async def tail(self, segment: Segment, lines: int) -> Response:
@@ -125,7 +129,7 @@ class Data:
         return Response(200, [*NUMBERS, ("cache-control", REVALIDATE)], part_body(segment, start, size))
 
     async def answer_later(self, request: Request, segment: Segment, position: int) -> Response:
-        """Answer a live range that begins beyond what this replica has, once it has it. Raises NotReady."""
+        """Answer a live range once this replica has received its first position. Raises NotReady."""
         deadline = time.monotonic() + AHEAD_SECONDS
         while segment.size < position and not segment.next:
             await self.wait(deadline, f"{segment.stream}-{segment.base + position}")
@@ -135,7 +139,7 @@ class Data:
     async def wait(self, deadline: float, position: str) -> None:
         """Wait for the data to grow. Raises NotReady at the deadline, a time of the monotonic clock."""
         if time.monotonic() >= deadline or self.followers.stopping:
-            raise NotReady(f"{position} has not arrived here within {AHEAD_SECONDS:g} s")
+            raise NotReady(f"this replica has not received {position} within {AHEAD_SECONDS:g} s")
         await self.followers.wait_for_change(deadline)
 
     def check_room(self) -> None:
@@ -145,26 +149,26 @@ class Data:
         self.followers.check_room()
 
     async def follow(self, request: Request, query: Query) -> Response:
-        """Answer with the numbers and each new one, for as long as client and echo are there."""
+        """Answer with the numbers and each new one, until the client or echo stops."""
         wanted = best_match(request.headers.get("accept"), ("text/plain", "text/event-stream"))
         format = EVENTS if wanted == "text/event-stream" else LINES
         self.check_room()
         cursor, gone = await self.begin(request.headers.get("last-event-id") or query.after, query)
         if gone and format is LINES:
-            return Text(410, f"numbers after {gone} are gone, and text cannot say so: begin anew")
+            return Text(410, f"numbers after {gone} are gone, and text cannot show that: begin again without an offset")
         self.check_room()
         opening = format.opening + (format.gone(gone) if gone else b"")
         headers = [
             ("content-type", format.content_type),
-            *AS_IT_COMES,
+            *UNBUFFERED,
             ("x-content-type-options", "nosniff"),
             ("vary", "accept, last-event-id"),
-            ("last-event-id", str(cursor)),  # for clients that count the bytes of text from here
+            ("last-event-id", str(cursor)),  # clients of text count bytes from here
         ]
         return Response(200, headers, FollowBody(self.followers, cursor, format, opening, self.chunks))
 
     async def begin(self, after: str | None, query: Query) -> tuple[Cursor, str]:
-        """Return where a stream begins, and the position after which numbers are gone, or an empty string.
+        """Return where a stream begins, and the position after which numbers are gone (empty if none are).
 
         Raises BadQuery and NotReady.
         """
@@ -186,13 +190,13 @@ class Data:
         return Cursor(later[0] if later else self.folder.refresh(), 0), f"{stream}-{offset}"
 
     def refresh(self) -> bool:
-        """Look at the folder, and send what is new; return whether there was something."""
+        """Refresh the folder, and send new numbers to the followers; return whether there were any."""
         folder = self.folder
         try:
             folder.refresh()
         except NotReady:
             self.chunks.clear()
-        # Compared with what was sent: a request may have looked at the folder since.
+        # A request may have refreshed the folder since the last publication.
         state = folder.current, folder.grown, sum(segment.next is None for segment in folder.segments())
         before, self.published = self.published, state
         if before == state:
@@ -210,12 +214,12 @@ class Data:
 
 
 def last_modified(changed: float, now: float) -> int | None:
-    """Return the second in which the file changed, once it is over: before, the next change may be in it too."""
+    """Return the second of the last change, or None until it is over: another change may fall into it."""
     return int(changed) if int(changed) < int(now) else None
 
 
 def part_body(segment: Segment, start: int, stop: int) -> bytes | Body:
-    """Return a part of a segment: its bytes if they are few. Raises NotReady if it can no longer be read."""
+    """Return a part of a segment as a body: bytes if it is small. Raises NotReady if it can no longer be read."""
     if stop - start > MAX_BUFFERED_BYTES:
         return FilePart(segment.view, start, stop)
     try:

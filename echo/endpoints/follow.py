@@ -7,27 +7,27 @@ from echo.endpoints.query import BadQuery
 from echo.http.response import Stream, frame
 from echo.store import MAX_LINE_BYTES, Segment
 
-CACHED_CHUNKS = 16  # formatted, for all who are at the same position
+CACHED_CHUNKS = 16  # formatted once for all followers at the same position
 
 
 class CannotSay(ValueError):
-    """The format has no way to say what has happened; the message says it."""
+    """The format cannot express what happened; the message tells it."""
 
 
 class Lines:
-    """The stream as text: the numbers and nothing else."""
+    """The stream as text: only numbers."""
 
     content_type = "text/plain; charset=utf-8"
-    chunk_bytes = 2**14  # of the file at a time, which is what a client that stops reading costs
+    chunk_bytes = 2**14  # read at a time; this much is buffered for a client that stops reading
     opening = heartbeat = b""
 
     def numbers(self, stream: str, offset: int, lines: bytes) -> bytes:
-        """Format whole lines that begin at this offset of the stream."""
+        """Format whole lines; `offset` is the position of the first in the stream."""
         return lines
 
     def gone(self, position: str) -> bytes:
-        """Say that numbers after this position can no longer be had. Raises CannotSay."""
-        raise CannotSay(f"numbers after {position} are gone, and text cannot say so: ending the stream")
+        """Format the message that numbers after this position are gone. Raises CannotSay."""
+        raise CannotSay(f"numbers after {position} are gone, and text cannot show that: ending the stream")
 
 
 class Events(Lines):
@@ -54,7 +54,7 @@ LINES, EVENTS = Lines(), Events()
 
 
 class Chunk(NamedTuple):
-    """What to send, the same with its frame, and the position in the segment after it."""
+    """Formatted data, the same framed, and the position in the segment after it."""
 
     data: bytes
     framed: bytes
@@ -62,13 +62,13 @@ class Chunk(NamedTuple):
 
 
 class ChunkCache:
-    """The last chunks that were formatted."""
+    """The last formatted chunks."""
 
     def __init__(self) -> None:
         self.chunks: dict[tuple[Segment, int, int, Lines], Chunk] = {}
 
     def get(self, segment: Segment, start: int, format: Lines) -> Chunk:
-        """Return the lines from a position on. Raises ValueError and OSError as `Segment.lines` does."""
+        """Return the next chunk from a position on. Raises ValueError and OSError as `Segment.lines` does."""
         key = (segment, start, min(start + format.chunk_bytes, segment.size), format)
         chunk = self.chunks.get(key)
         if chunk is None:
@@ -81,12 +81,12 @@ class ChunkCache:
         return chunk
 
     def clear(self) -> None:
-        """Let go of the segments, whose files may have been removed."""
+        """Drop references to segments, whose files may have been removed."""
         self.chunks.clear()
 
 
 class Cursor:
-    """A place in the stream, which goes on from segment to segment."""
+    """A position in the stream that moves from segment to segment."""
 
     __slots__ = ("position", "segment")
 
@@ -99,16 +99,16 @@ class Cursor:
 
     @property
     def at_end(self) -> bool:
-        """Whether nothing more can be read at the moment."""
+        """Whether there is nothing to read now."""
         return self.segment.next is None and (self.position >= self.segment.size or not self.segment.is_readable)
 
     def check(self) -> None:
-        """Raises BadQuery if a line is known here and does not begin here."""
+        """Raises BadQuery if the position is inside a line."""
         if 0 < self.position < self.segment.size and self.segment.read(self.position - 1, self.position) != b"\n":
             raise BadQuery(f"offset {self.segment.base + self.position} is inside a line: no number begins there")
 
     def skip(self) -> str:
-        """Go on to the next segment; return the position after which numbers are gone, or an empty string."""
+        """Move to the next segment; return the position after which numbers are gone (empty if none are)."""
         segment, before = self.segment, str(self)
         assert segment.next
         lost = segment.gap or self.position != segment.size
@@ -117,7 +117,7 @@ class Cursor:
 
 
 class FollowBody(Follower):
-    """The body of a stream that ends when echo stops."""
+    """The body of a stream. It ends when echo stops."""
 
     __slots__ = ("cache", "cursor", "format", "opening")
 
@@ -136,7 +136,7 @@ class FollowBody(Follower):
         if cursor.position < cursor.segment.size and cursor.segment.is_readable:
             try:
                 chunk = self.cache.get(cursor.segment, cursor.position, self.format)
-            except OSError:  # it was damaged or let go of at this moment
+            except OSError:  # the segment was damaged or closed just now
                 return self.wait()
             cursor.position = chunk.stop
             self.write(chunk.data, chunk.framed)
@@ -145,6 +145,6 @@ class FollowBody(Follower):
         if cursor.at_end:
             return self.wait()
         if self.followers.stopping and cursor.segment.size - cursor.position > self.format.chunk_bytes:
-            self.finish()  # it is far behind: its client goes on elsewhere
+            self.finish()  # far behind: the client resumes on another replica
             return False
         return True

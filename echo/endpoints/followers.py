@@ -1,4 +1,4 @@
-"""Followers of the data: a connection and a position each, no task and no queue."""
+"""Followers of the data. Each is a connection and a position, without a task or a queue."""
 
 import asyncio
 import contextlib
@@ -7,21 +7,21 @@ from collections import deque
 
 from echo.http.response import Stream, frame
 
-SENDS_PER_PASS = 64  # to followers in one pass of the event loop, so that a request need not wait for all of them
+SENDS_PER_PASS = 64  # to followers in one pass of the event loop; requests are answered between passes
 
 
 class TooManyFollowers(Exception):
-    """There are as many followers as the limit allows."""
+    """The limit of followers is reached."""
 
 
 class Followers:
-    """The followers, and those of them that have received everything."""
+    """All followers, and those at the end of the data."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.open: set[Follower] = set()
         self.at_end: set[Follower] = set()
-        self.due: deque[Follower] = deque()  # that are about to be sent new numbers
+        self.due: deque[Follower] = deque()  # waiting for new numbers to be sent
         self.stopping = False
         self.change = asyncio.Event()
 
@@ -31,7 +31,7 @@ class Followers:
     def check_room(self) -> None:
         """Raises TooManyFollowers."""
         if len(self.open) >= self.limit:
-            raise TooManyFollowers(f"there are {self.limit} followers already, which is the limit: try again later")
+            raise TooManyFollowers(f"the limit of {self.limit} followers is reached: try again later")
 
     def publish(self) -> None:
         """Send new numbers to all followers at the end of the data."""
@@ -44,24 +44,24 @@ class Followers:
             self.send_due()
 
     def send_due(self) -> None:
-        """Send to some of those that are due; to the others in the next pass of the event loop."""
+        """Send to some of the followers due, and to the others in later passes of the event loop."""
         for _ in range(min(SENDS_PER_PASS, len(self.due))):
             self.due.popleft().resume()
         if self.due:
             asyncio.get_running_loop().call_soon(self.send_due)
 
     async def wait_for_change(self, deadline: float) -> None:
-        """Return at the next change, or at a time of the monotonic clock."""
+        """Return at the next change, or at `deadline` of the monotonic clock."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.change.wait(), max(0.0, deadline - time.monotonic()))
 
     def stop(self) -> None:
-        """End every stream once its client has received everything."""
+        """End each stream after its last number."""
         self.stopping = True
         self.publish()
 
     def send_heartbeats(self, seconds: float) -> None:
-        """Send a heartbeat to those who were sent nothing for this long."""
+        """Send a heartbeat to followers that were idle for this many seconds."""
         before = time.monotonic() - seconds
         for follower in list(self.at_end):
             if follower.sent_at <= before:
@@ -69,7 +69,7 @@ class Followers:
 
 
 class Follower:
-    """A body of unknown length that waits, with all others, for the data to grow."""
+    """A body of unknown length that waits for the data to grow."""
 
     __slots__ = ("followers", "heartbeat", "sent_at", "stream")
 
@@ -83,11 +83,11 @@ class Follower:
         followers.open.add(self)
 
     def send(self, stream: Stream) -> bool:
-        """Send a piece; return whether there is more now."""
+        """Send a piece; return whether there is more now (see `Body`)."""
         raise NotImplementedError
 
     def wait(self) -> bool:
-        """Wait for the data to grow, or end the stream if echo stops. Return False: there is no more now."""
+        """Wait for the data to grow, or end the stream if echo stops. Always return False: nothing more now."""
         if self.followers.stopping:
             self.finish()
         else:
@@ -99,7 +99,7 @@ class Follower:
             self.stream.resume()
 
     def write(self, data: bytes, framed: bytes = b"") -> None:
-        """Send bytes, which may be framed already."""
+        """Send bytes, in the frame given or a new one if the response is chunked."""
         if self.stream:
             self.sent_at = time.monotonic()
             self.stream.write(framed or frame(data) if self.stream.chunked else data)

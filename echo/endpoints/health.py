@@ -1,4 +1,4 @@
-"""/healthz and /readyz: whether echo is alive, and whether its numbers are fresh."""
+"""/healthz: echo is alive. /readyz: there are numbers, and the newest is fresh."""
 
 import time
 from typing import TYPE_CHECKING
@@ -20,11 +20,11 @@ class Health:
         self.settings, self.data, self.mirror = settings, data, mirror
 
     def alive(self, request: Request) -> Response:
-        """Answer: that is the proof."""
+        """Answer 200. Any answer shows that echo is alive."""
         return Text(200, "alive")
 
     def ready(self, request: Request) -> Response:
-        """Answer 200 if there are fresh numbers and echo is not stopping. Raises NotReady."""
+        """Answer 200 if the numbers are fresh and echo is not stopping. Raises NotReady."""
         segment = self.data.folder.refresh()
         if self.data.followers.stopping:
             raise NotReady("stopping")

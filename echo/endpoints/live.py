@@ -1,4 +1,4 @@
-"""Live ranges: the rest of a segment and everything that comes to it (RFC 8673)."""
+"""Live ranges: the rest of a segment, and all bytes appended to it later (RFC 8673)."""
 
 from echo.endpoints.followers import Follower, Followers
 from echo.http.response import MAX_BUFFERED_BYTES, Stream
@@ -6,14 +6,14 @@ from echo.store import Segment
 
 
 class LiveRange(Follower):
-    """The body of a live range. It ends with the segment."""
+    """The body of a live range. It ends when the segment is finished."""
 
     __slots__ = ("chunk_left", "position", "segment")
 
     def __init__(self, followers: Followers, segment: Segment, position: int) -> None:
         super().__init__(followers)
         self.segment, self.position = segment, position  # bytes in the segment
-        self.chunk_left = 0  # bytes of a chunk that was begun
+        self.chunk_left = 0  # bytes of the current chunk not sent yet
 
     def send(self, stream: Stream) -> bool:
         """Send a piece. Raises OSError if the segment can no longer be read."""
@@ -37,7 +37,7 @@ class LiveRange(Follower):
         return True
 
     def begin_chunk(self, available: int) -> None:
-        """Send all that there is as one chunk: at once if it is little, else piece by piece."""
+        """Send all available bytes as one chunk: at once if they are few, otherwise piece by piece."""
         if available <= MAX_BUFFERED_BYTES:
             self.write(self.segment.read(self.position, self.position + available))
             self.position += available

@@ -1,4 +1,4 @@
-"""/metrics: the statistics, for Prometheus."""
+"""/metrics: statistics in the format of Prometheus."""
 
 import asyncio
 import importlib
@@ -19,7 +19,7 @@ def metrics_endpoint(stats: Stats, data: Data, watcher: DataWatcher) -> Callable
     """Return the endpoint."""
 
     async def metrics(request: Request) -> Response:
-        # In a thread and only now, because it takes longer to import than all of echo.
+        # In a thread and only now, because this import takes longer than the rest of echo.
         await asyncio.to_thread(importlib.import_module, "prometheus_client.exposition")
         state = await watcher.state()
         content_type, page = render(stats, data, state, request.headers.get("accept", ""))
@@ -30,7 +30,7 @@ def metrics_endpoint(stats: Stats, data: Data, watcher: DataWatcher) -> Callable
 
 
 def render(stats: Stats, data: Data, state: DataState, accept: str) -> tuple[str, bytes]:
-    """Return content type and text in the exposition format that the client accepts."""
+    """Return the content type and the text, in the exposition format that the client accepts."""
     from prometheus_client import CollectorRegistry, ProcessCollector
     from prometheus_client.exposition import choose_encoder
 

@@ -1,4 +1,4 @@
-"""/: a page to watch the numbers on, for browsers, and a few words for everybody else."""
+"""/: a page that shows the numbers in a browser, and a short text for other clients."""
 
 import functools
 import re
@@ -22,7 +22,7 @@ random numbers from a growing file
 
 
 def index(request: Request) -> Response:
-    """Answer with the page, or with the endpoints in words."""
+    """Answer with the page, or with a list of the endpoints."""
     vary = ("vary", "accept")
     if best_match(request.headers.get("accept"), ("text/plain", "text/html")) == "text/plain":
         return Text(200, INDEX, [vary])
@@ -33,7 +33,7 @@ def index(request: Request) -> Response:
 
 @functools.cache
 def load() -> tuple[bytes, str]:
-    """Return the page, and the Content-Security-Policy under which nothing but its own script and style works."""
+    """Return the page, and a Content-Security-Policy that allows only its own script and style."""
     page = Path(__file__).with_name("page.html").read_bytes()
     policy = (
         f"default-src 'none'; script-src {digest(page, b'script')}; style-src {digest(page, b'style')}; "
@@ -43,7 +43,7 @@ def load() -> tuple[bytes, str]:
 
 
 def digest(page: bytes, tag: bytes) -> str:
-    """The hash source of the page's one element of this name: https://www.w3.org/TR/CSP3/#grammardef-hash-source"""
+    """Return the hash source of the page's only element of this name: https://www.w3.org/TR/CSP3/#grammardef-hash-source"""
     import base64  # here, because few requests ask for the page
     import hashlib
 

@@ -1,4 +1,4 @@
-"""The query of /data, and positions in a stream. Pure."""
+"""The query of /data, and event ids. Pure."""
 
 import functools
 import re
@@ -11,7 +11,7 @@ KNOWN = (
 
 
 class BadQuery(Exception):
-    """The query is not one that the endpoint knows; the message says why."""
+    """The query is invalid; the message says why."""
 
 
 class Query(NamedTuple):
@@ -20,7 +20,7 @@ class Query(NamedTuple):
     follow: bool = False
     tail: int | None = None  # lines
     offset: int | None = None  # bytes, in the stream
-    after: str | None = None  # an event's id
+    after: str | None = None  # an event id
 
 
 @functools.lru_cache(maxsize=256)

@@ -1,4 +1,4 @@
-"""What /status and /metrics say of the data."""
+"""The state of the data, for /status and /metrics."""
 
 import time
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from echo.endpoints.stats import Rate
 from echo.endpoints.steps import run_steps
 from echo.store import DataFolder, NotReady, Segment
 
-NEWEST_BYTES = 65536  # whose lines tell how long a number is
+NEWEST_BYTES = 65536  # read from the end to find the mean length of a line
 
 
 class DataState(NamedTuple):
@@ -22,7 +22,7 @@ class DataState(NamedTuple):
 
 
 class DataWatcher:
-    """Knows the state, and how fast the data grow."""
+    """Observes the data: their state, and how fast they grow."""
 
     def __init__(self, folder: DataFolder) -> None:
         self.folder = folder
@@ -30,11 +30,11 @@ class DataWatcher:
         self.sample()
 
     def sample(self) -> None:
-        """Note how much there is. To be called now and then."""
+        """Record the size. To be called about once a second."""
         self.rate.sample(time.monotonic(), self.folder.grown)
 
     async def state(self) -> DataState:
-        """Return the state as it is now."""
+        """Return the current state."""
         try:
             segment = self.folder.refresh()
             size, numbers = await run_steps(segment.count())
@@ -44,7 +44,7 @@ class DataWatcher:
         return DataState(None, segment, size, numbers, age, self.numbers_per_second(segment))
 
     def numbers_per_second(self, segment: Segment) -> float | None:
-        """From the growth in bytes, and the length of the newest lines."""
+        """Return the rate, from the growth in bytes and the length of the newest lines."""
         self.sample()
         seconds, grown = self.rate.growth()
         try:

@@ -1,4 +1,4 @@
-"""What is counted: requests, and the growth of the file. Pure."""
+"""Counters: requests, and the growth of the data. Pure."""
 
 import bisect
 from collections import deque
@@ -9,10 +9,10 @@ WINDOW = 60.0  # seconds
 
 
 class Latency:
-    """How many requests took how long."""
+    """A histogram of response times."""
 
     def __init__(self) -> None:
-        self.counts = [0] * (len(BOUNDS) + 1)  # the last: longer than all bounds
+        self.counts = [0] * (len(BOUNDS) + 1)  # the last one: above all bounds
         self.seconds = 0.0
 
     def add(self, seconds: float) -> None:
@@ -21,7 +21,7 @@ class Latency:
 
 
 class Stats:
-    """Of the requests since the start: by route and status, until the head of the response."""
+    """Requests since the start by route and status, with the time until the response's head."""
 
     def __init__(self) -> None:
         self.requests: dict[tuple[str, int], Latency] = {}
@@ -33,13 +33,13 @@ class Stats:
 
 
 class Rate:
-    """Of something that grows, over the last minute."""
+    """The growth of a total over the last minute."""
 
     def __init__(self) -> None:
         self.samples: deque[tuple[float, int]] = deque()
 
     def sample(self, now: float, total: int) -> None:
-        """`now` in seconds, never less than before."""
+        """Record a total. `now` is in seconds and never decreases."""
         if len(self.samples) > 1 and now - self.samples[-2][0] < 1:
             self.samples.pop()  # one a second is enough
         self.samples.append((now, total))
@@ -47,6 +47,6 @@ class Rate:
             self.samples.popleft()
 
     def growth(self) -> tuple[float, int]:
-        """Over how many seconds, and by how much."""
+        """Return the seconds between first and last sample, and the growth."""
         (began, before), (ended, after) = self.samples[0], self.samples[-1]
         return ended - began, after - before

@@ -1,4 +1,4 @@
-"""/status: the state of the data and of this echo, as JSON."""
+"""/status: the state of the data and of echo, as JSON."""
 
 import socket
 import time
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Status:
-    """The endpoint. Unknown values are null, and `problem` says why."""
+    """The endpoint. Unknown values are null; `problem` says why."""
 
     def __init__(
         self, settings: Settings, data: Data, watcher: DataWatcher, notifier: Notifier, mirror: "Mirror | None"

@@ -1,4 +1,4 @@
-"""Long work in steps, so that it holds up nobody else."""
+"""Long work in steps, so that other requests are served in between."""
 
 import asyncio
 from collections.abc import Generator
@@ -6,13 +6,13 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-MAX_STEPS_PER_PASS = 8  # of all that work in steps, in one pass of the event loop
+MAX_STEPS_PER_PASS = 8  # of all such work, in one pass of the event loop
 
 limiter = asyncio.Semaphore(MAX_STEPS_PER_PASS)
 
 
 async def run_steps(steps: Generator[None, None, T]) -> T:
-    """Return the result of a generator, with a pass of the event loop between two of its steps."""
+    """Run a generator to its end, one step per pass of the event loop; return its result."""
     while True:
         try:
             next(steps)

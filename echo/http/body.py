@@ -1,10 +1,10 @@
-"""Request bodies: skipped, because nothing here takes one. Pure."""
+"""Request bodies. They are skipped, because no endpoint uses one. Pure."""
 
 import re
 
 from echo.http.request import MAX_BODY_BYTES, BadRequest, parse_fields
 
-MAX_LINE_BYTES = 8192  # of a chunk's size with its extension, or of a trailer field
+MAX_LINE_BYTES = 8192  # a chunk's size with its extension, or a trailer field
 CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})(?:[ \t]*;[\t -~\x80-\xff]*)?")
 
 
@@ -16,7 +16,7 @@ class SizedBody:
         self.skipped = 0  # bytes of data so far
 
     def skip(self, data: bytes) -> bytes | None:
-        """Return what follows the body in `data`; None while the body has not ended."""
+        """Return the bytes after the body, or None while the body has not ended."""
         self.skipped += min(self.left, len(data))
         if len(data) < self.left:
             self.left -= len(data)
@@ -29,10 +29,10 @@ class ChunkedBody:
 
     def __init__(self) -> None:
         self.skipped = 0
-        self.line = b""  # received without its end
-        self.data = 0  # bytes of this chunk still to come
+        self.line = b""  # received so far
+        self.data = 0  # bytes of this chunk not received yet
         self.total = 0  # bytes, without line ends
-        self.take = self.take_size  # what the next line is
+        self.take = self.take_size  # parses the next line
         self.trailer = ""
 
     def skip(self, data: bytes) -> bytes | None:
@@ -56,7 +56,7 @@ class ChunkedBody:
                 return data
 
     def take_size(self, line: bytes) -> bool:
-        """Take the line that begins a chunk; return whether the body has ended. Raises BadRequest."""
+        """Parse the line before a chunk's data; return whether the body has ended. Raises BadRequest."""
         match = CHUNK_SIZE.fullmatch(line)
         if not match:
             raise BadRequest(400, "the size of a chunk is malformed (RFC 9112, 7.1)")
@@ -66,14 +66,14 @@ class ChunkedBody:
         return False
 
     def take_end(self, line: bytes) -> bool:
-        """Take the line end after the data of a chunk."""
+        """Check the line end after a chunk's data."""
         if line:
             raise BadRequest(400, "a chunk is longer than its size")
         self.take = self.take_size
         return False
 
     def take_trailer(self, line: bytes) -> bool:
-        """Take a field of the trailer, or the empty line that ends it."""
+        """Collect a trailer field, or end the body at the empty line."""
         if line:
             self.trailer += "\r\n" + line.decode("latin-1")
         else:

@@ -1,4 +1,4 @@
-"""A connection: requests in, responses out in their order, every wait bounded."""
+"""Connections: requests are answered in order, and every wait has a limit."""
 
 import asyncio
 import contextlib
@@ -25,18 +25,18 @@ from echo.http.request import (
 )
 from echo.http.response import MAX_BUFFERED_BYTES, MAX_PIECE_BYTES, NO_BODY, Body, Response
 
-HEAD_SECONDS = 10.0  # for the head of a request, from the connection or its first byte on
+HEAD_SECONDS = 10.0  # from the connection, or the first byte of a head, to the end of the head
 BODY_SECONDS = 10.0  # between two pieces of a request's body
 IDLE_SECONDS = 30.0  # between two requests
 LINGER_SECONDS = 2.0  # for the client to close after the last response (RFC 9112, 9.6)
-SWEEP_SECONDS = 1.0  # between two looks for connections whose time is up
-MAX_PIPELINED = 16  # requests answered in a row before other connections have their turn
+SWEEP_SECONDS = 1.0  # between two searches for connections that are past their deadline
+MAX_PIPELINED = 16  # requests of one connection answered before other connections get their turn
 MAX_DISCARDED_BYTES = 2**20  # received while a connection closes
-TURNS_PER_PASS = 4  # bodies that send a piece in one pass of the event loop
+TURNS_PER_PASS = 4  # connections that go on in one pass of the event loop
 
 
 class State(enum.Enum):
-    """What a connection is doing."""
+    """The states of a connection."""
 
     NEW = "waiting for the first request"
     IDLE = "waiting for another request"
@@ -52,14 +52,14 @@ WAITING = (IDLE, NEW)
 
 
 class Handler(Protocol):
-    """What is served. It raises nothing."""
+    """Makes the responses. It does not raise."""
 
     def __call__(self, request: Request, client: str) -> Response | Awaitable[Response]: ...
     def refuse(self, client: str, error: BadRequest) -> Response: ...
 
 
 class Connections:
-    """What all connections share: the handler, their timers, and whose turn it is to send."""
+    """The open connections, and what they share: the handler, the deadlines, the turns to send."""
 
     def __init__(self, handler: Handler, loop: Any, log: Callable[[str], None]) -> None:
         self.handler, self.loop, self.log = handler, loop, log
@@ -68,22 +68,22 @@ class Connections:
         self.on_close: Callable[[], None] = lambda: None
         self.requests = self.bytes_sent = 0  # bytes of bodies
         self.turns: deque[Callable[[], None]] = deque()
-        self.turning = False  # whether run_turns is about to be called
-        self.input = memoryview(bytearray(MAX_HEAD_BYTES))  # one read at a time, so one buffer for all
+        self.turning = False  # whether run_turns is scheduled
+        self.input = memoryview(bytearray(MAX_HEAD_BYTES))  # one for all: its content is copied at once
         self.update_date()
 
     def update_date(self) -> None:
         self.head_end = f"date: {format_date(int(time.time()))}\r\n\r\n".encode()
 
     def sweep(self) -> None:
-        """Renew the Date field and end what has outlived its limit. To be called every SWEEP_SECONDS."""
+        """Update the Date field, and end connections past their deadline. To be called every SWEEP_SECONDS."""
         self.update_date()
         now = self.loop.time()
         for connection in [each for each in self.open if each.deadline <= now]:
             connection.expire()
 
     def take_turn(self, callback: Callable[[], None]) -> None:
-        """Call back soon; of many that want to send, a few in each pass of the event loop."""
+        """Call `callback` soon. Each pass of the event loop serves only a few turns, so none holds up the others."""
         self.turns.append(callback)
         if not self.turning:
             self.turning = True
@@ -98,14 +98,14 @@ class Connections:
             callback()
 
     def close_idle(self, most: int) -> None:
-        """Close those that have waited longest for another request, to make room."""
+        """Close at most this many idle connections, the longest idle first."""
         idle = [each for each in self.open if each.state is IDLE and not each.blocked]
         for connection in heapq.nsmallest(most, idle, key=lambda each: each.deadline):
             connection.transport.close()
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One client's connection. It is also the stream that the body of a response is sent to."""
+    """A client's connection. It is also the `Stream` to which a response's body is sent."""
 
     __slots__ = (
         *("blocked", "body", "buffer", "chunked", "client", "connections", "deadline", "discarded", "half_closed"),
@@ -116,27 +116,27 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, connections: Connections) -> None:
         self.connections = connections
         self.state = NEW
-        self.buffer = b""  # received and not looked at
+        self.buffer = b""  # received and not parsed
         self.discarded = 0  # bytes received after the last response
-        self.scanned = 0  # bytes of it that hold no end of a head
+        self.scanned = 0  # bytes at the start of `buffer` without the end of a head
         self.request: Request | None = None
         self.request_body: SizedBody | ChunkedBody | None = None
-        self.body: Body | None = None  # of the response that is being sent
-        self.task: asyncio.Future[Response] | None = None  # that makes the response
+        self.body: Body | None = None  # of the response being sent
+        self.task: asyncio.Future[Response] | None = None  # makes the response
         self.chunked = self.keep_alive = False
-        self.half_closed = False  # the client sends no more
-        self.blocked = False  # whether something of ours waits for the socket
+        self.half_closed = False  # whether the client has shut down its sending side
+        self.blocked = False  # whether the socket is full and data wait for it
 
     # Called by the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        # So that "blocked" means: something waits for the socket. Over TLS asyncio pauses at the limit, not beyond it.
+        # pause_writing is called as soon as data wait. Over TLS asyncio calls it at the limit, otherwise beyond it.
         transport.set_write_buffer_limits(1 if transport.get_extra_info("ssl_object") else 0, 0)
         peer = transport.get_extra_info("peername")
         self.client = str(peer[0]) if peer else "-"
-        # With TLS only the transport can send.
+        # With TLS, only the transport can send.
         self.socket = None if transport.get_extra_info("sslcontext") else transport.get_extra_info("socket")
         self.piece_bytes = MAX_PIECE_BYTES if self.socket else MAX_BUFFERED_BYTES
         self.deadline = self.connections.loop.time() + HEAD_SECONDS
@@ -160,7 +160,7 @@ class Connection(asyncio.BufferedProtocol):
             self.transport.pause_reading()
 
     def eof_received(self) -> bool:
-        """Answer a client that sends no more; a stream without end is for those who keep their side open."""
+        """Keep the connection for responses in progress. A stream without end is closed: the client may have gone."""
         self.half_closed = True
         if self.socket is None or (self.body and self.body.length is None):
             return False
@@ -187,7 +187,7 @@ class Connection(asyncio.BufferedProtocol):
     # Requests.
 
     def advance(self) -> None:
-        """Answer what was received; pipelined requests in their order, the next one when the socket has room."""
+        """Answer the requests received so far, in order, while the socket has room."""
         for _ in range(MAX_PIPELINED):
             if self.blocked:
                 self.transport.pause_reading()
@@ -216,9 +216,9 @@ class Connection(asyncio.BufferedProtocol):
             self.transport.resume_reading()
 
     def read_head(self) -> bool:
-        """Take a head off the buffer; return whether a request is complete with it. Raises BadRequest."""
+        """Parse a head at the start of the buffer; return whether the request is complete. Raises BadRequest."""
         if self.state in WAITING:
-            while self.buffer.startswith(b"\r\n"):  # RFC 9112, 2.2; it does not prolong the wait for a request
+            while self.buffer.startswith(b"\r\n"):  # RFC 9112, 2.2; the deadline stays
                 self.buffer = self.buffer[2:]
             if not self.buffer or self.buffer == b"\r":
                 return False
@@ -237,7 +237,7 @@ class Connection(asyncio.BufferedProtocol):
         return self.request.body == 0 or self.begin_body(self.request)
 
     def wait_for_head(self) -> None:
-        """Wait for the rest of a head. Raises BadRequest if it can be none."""
+        """Wait for the rest of a head. Raises BadRequest if this cannot become one."""
         check_beginning(self.buffer, self.scanned)
         self.scanned = max(0, len(self.buffer) - 3)
         if self.state in WAITING:
@@ -251,13 +251,13 @@ class Connection(asyncio.BufferedProtocol):
         return self.read_body()
 
     def read_body(self) -> bool:
-        """Skip what was received of a body; return whether it has ended. Raises BadRequest."""
+        """Skip the received part of a request's body; return whether the body has ended. Raises BadRequest."""
         body = self.request_body
         assert body
         before = body.skipped
         rest = body.skip(self.buffer)
         self.buffer = rest or b""
-        if body.skipped > before:  # not by chunk extensions or trailers alone
+        if body.skipped > before:  # chunk extensions and trailers do not extend the deadline
             self.deadline = self.connections.loop.time() + BODY_SECONDS
         return rest is not None
 
@@ -285,7 +285,7 @@ class Connection(asyncio.BufferedProtocol):
     # Responses.
 
     def respond(self, response: Response) -> None:
-        """Send a response: in one write if its body is bytes, else as the socket takes it."""
+        """Send a response: in one write if its body is bytes, otherwise as the socket takes it."""
         request, body, connections = self.request, response.body, self.connections
         assert request
         connections.requests += 1
@@ -301,7 +301,7 @@ class Connection(asyncio.BufferedProtocol):
                 self.transport.close()
                 return
             self.chunked = request.minor > 0
-            self.keep_alive &= self.chunked  # without chunks the end of the connection is the end of the body
+            self.keep_alive &= self.chunked  # without chunks, the end of the connection ends the body
         framing = b"transfer-encoding: chunked\r\n" if self.chunked else b""
         if not self.keep_alive:
             framing += b"connection: close\r\n"
@@ -317,7 +317,7 @@ class Connection(asyncio.BufferedProtocol):
             self.resume()
 
     def resume(self) -> None:
-        """Let the body send a piece."""
+        """Let the body send its next piece, unless the socket is full."""
         if not self.body or self.blocked:
             return
         try:
@@ -328,19 +328,19 @@ class Connection(asyncio.BufferedProtocol):
             self.transport.abort()
 
     def write(self, data: bytes) -> None:
-        """Send bytes of the body as they are."""
+        """Send all these bytes of the body; they wait in memory while the socket is full."""
         self.transport.write(data)
         self.connections.bytes_sent += len(data)
 
     def offer(self, data: bytes | memoryview) -> int:
-        """Send as much as the socket takes, and keep a little for when it takes more; return how many bytes.
+        """Send as many bytes as the socket takes, and buffer a few more; return how many bytes that is.
 
-        Not by sendfile(2): what is truncated while it is on its way would arrive as zeros.
+        sendfile(2) would send zeros for bytes that are truncated while they are on their way.
         """
         sent = 0
         if self.socket and not self.blocked:
             with contextlib.suppress(BlockingIOError):
-                sent = os.write(self.socket.fileno(), data)  # past the transport, which would keep all the rest
+                sent = os.write(self.socket.fileno(), data)  # the transport would buffer all the rest
         if sent < len(data) and not self.blocked:  # full, or TLS
             rest = bytes(data[sent : sent + MAX_BUFFERED_BYTES])
             self.transport.write(rest)
@@ -349,7 +349,7 @@ class Connection(asyncio.BufferedProtocol):
         return sent
 
     def finish(self) -> None:
-        """End the body that is being sent."""
+        """End the body being sent."""
         if self.chunked:
             self.transport.write(b"0\r\n\r\n")
         self.end_body()
@@ -369,7 +369,7 @@ class Connection(asyncio.BufferedProtocol):
             self.close()
 
     def next_request(self) -> None:
-        """Go on with what was received meanwhile, in a turn of its own."""
+        """Answer requests that arrived during the response, in a turn of their own."""
         if self.state is IDLE:
             self.connections.take_turn(self.advance_if_idle)
 
@@ -380,7 +380,7 @@ class Connection(asyncio.BufferedProtocol):
     # The end.
 
     def refuse(self, error: BadRequest) -> None:
-        """Answer a request that cannot be understood, and close."""
+        """Answer a malformed request, and close the connection."""
         response = self.connections.handler.refuse(self.client, error)
         assert isinstance(response.body, bytes)
         parts = (response.head, b"connection: close\r\n", self.connections.head_end, response.body)
@@ -388,7 +388,7 @@ class Connection(asyncio.BufferedProtocol):
         self.close()
 
     def expire(self) -> None:
-        """End a connection that has outlived a limit."""
+        """End a connection that is past its deadline."""
         if self.state is HEAD:
             self.refuse(BadRequest(408, f"the head did not arrive within {HEAD_SECONDS:g} s"))
         elif self.state is BODY:
@@ -399,14 +399,14 @@ class Connection(asyncio.BufferedProtocol):
             self.transport.abort()
 
     def close(self) -> None:
-        """Send what is left and say that no more comes, then wait for the client to close.
+        """Shut down the sending side, then wait for the client to close.
 
-        Closing at once could destroy the response on its way, if the client had sent more (RFC 9112, 9.6).
+        Closing at once could destroy a response on its way if the client has sent more (RFC 9112, 9.6).
         """
         self.state, self.deadline = CLOSING, self.connections.loop.time() + LINGER_SECONDS
         self.buffer = b""
         if self.socket:
-            with contextlib.suppress(OSError):  # the client has reset the connection, which reading will find
+            with contextlib.suppress(OSError):  # a reset, which the next read will find too
                 self.transport.write_eof()
             self.transport.resume_reading()
         else:

@@ -5,7 +5,7 @@ import re
 import time
 from typing import NamedTuple
 
-MAX_SAFE_INTEGER = 2**53 - 1  # of JavaScript: what its clients send for "no end"
+MAX_SAFE_INTEGER = 2**53 - 1  # JavaScript's largest; clients send it for "no end" (RFC 8673)
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -22,12 +22,12 @@ class Range(NamedTuple):
     first: int | None
     last: int | None
     suffix: int = 0
-    live: str = ""  # the digits of `last`, if it is beyond every end: the client also wants later bytes (RFC 8673)
+    live: str = ""  # the digits of a very large `last`: the client also wants bytes to come (RFC 8673)
 
 
-@functools.lru_cache(maxsize=256)  # clients that poll send the same one again and again
+@functools.lru_cache(maxsize=256)  # clients that poll repeat it
 def parse_range(value: str) -> Range | None:
-    """Return the only range of a Range field; None if it is malformed, of another unit, or has several ranges."""
+    """Return the range of a Range field, or None if it is malformed, of another unit, or has several ranges."""
     match = RANGE_SET.fullmatch(value)
     if not match or value.count("-") != 1 or match[1] == "-":
         return None
@@ -41,13 +41,13 @@ def parse_range(value: str) -> Range | None:
 
 
 def number(digits: str) -> int:
-    """Return a number of any length; those of more than 18 digits are all the same, larger than any file."""
+    """Return the value of digits; more than 18 of them all give 10**18, which is beyond any file."""
     return int(digits) if len(digits) <= 18 else 10**18
 
 
 @functools.lru_cache(maxsize=256)
 def parse_etags(value: str) -> tuple[str, ...]:
-    """Return the entity tags of If-Match or If-None-Match as they stand, or "*"; none if it is malformed."""
+    """Return the entity tags of If-Match or If-None-Match unchanged, or "*"; an empty tuple if malformed."""
     if value == "*":
         return ("*",)
     return tuple(re.findall(ENTITY_TAG, value)) if ENTITY_TAGS.fullmatch(value) else ()
@@ -72,15 +72,15 @@ def parse_date(value: str | None) -> int | None:
 
 @functools.lru_cache(maxsize=4)
 def format_date(seconds: int) -> str:
-    """Return an HTTP date for a Unix time in seconds; strftime would ask the locale."""
+    """Return an HTTP date for a Unix time in seconds. (strftime depends on the locale.)"""
     year, month, day, hour, minute, second, weekday, *_ = time.gmtime(seconds)
     return f"{DAYS[weekday]}, {day:02} {MONTHS[month - 1]} {year:04} {hour:02}:{minute:02}:{second:02} GMT"
 
 
 def best_match(accept: str | None, offers: tuple[str, ...]) -> str:
-    """Return which of these media types an Accept field prefers; the first one if it does not care (RFC 9110, 12.5.1).
+    """Return the media type that an Accept field prefers, by default the first (RFC 9110, 12.5.1).
 
-    A media range with parameters other than q counts as the type without them, one with a malformed q not at all.
+    Parameters other than q are ignored. A media range with a malformed q is ignored.
     """
     if accept is None:
         return offers[0]

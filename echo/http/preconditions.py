@@ -1,4 +1,4 @@
-"""Which part of a representation a request gets: preconditions and ranges (RFC 9110, 13 and 14). Pure."""
+"""Preconditions and ranges: which part of a representation to send (RFC 9110, 13 and 14). Pure."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -9,12 +9,12 @@ CONDITIONS = {"if-match", "if-unmodified-since", "if-none-match", "if-modified-s
 
 
 class Part(NamedTuple):
-    """A status, and the bytes from `start` up to `stop` that it comes with."""
+    """A status, and the range of bytes from `start` up to `stop` to send."""
 
     status: int  # 200, 206, 304, 412 or 416
     start: int
     stop: int
-    live: str = ""  # the last position as the client wrote it, if all that comes after `start` is wanted (RFC 8673)
+    live: str = ""  # a live range's last position, in the client's words (RFC 8673)
 
 
 def select(
@@ -22,10 +22,10 @@ def select(
 ) -> Part:
     """Choose the response to a GET or HEAD with these headers (names in lower case).
 
-    `etag` is the current strong entity tag with its quotes, `size` is in bytes, `modified` is the Unix time of
-    Last-Modified, if there is one. `extends` says whether the representation only adds to the one with an older
-    entity tag: then If-Range holds for that one too. The order is that of RFC 9110, 13.2.2. A live range may begin
-    after `size`.
+    `etag` is the current strong entity tag in quotes, `size` is in bytes, `modified` is the Unix time of
+    Last-Modified or None. `extends(older)` tells whether the current representation begins with the one of an older
+    entity tag: then If-Range accepts that tag too. The order is that of RFC 9110, 13.2.2. A live range may begin
+    beyond `size`.
     """
     if CONDITIONS.isdisjoint(headers):
         return Part(200, 0, size)
@@ -54,7 +54,7 @@ def select(
 
 
 def holds(if_range: str | None, etag: str, modified: int | None, extends: Callable[[str], bool]) -> bool:
-    """Return whether the condition of If-Range holds; weak entity tags never match (RFC 9110, 13.1.5)."""
+    """Return whether If-Range holds. Weak entity tags never match (RFC 9110, 13.1.5)."""
     if if_range is None:
         return True
     if if_range.startswith('"'):

@@ -1,4 +1,4 @@
-"""A request's head: strict parsing of RFC 9112, sections 2 to 6. Pure."""
+"""Strict parsing of a request's head (RFC 9112, sections 2 to 6). Pure."""
 
 import functools
 import re
@@ -8,7 +8,7 @@ from urllib.parse import unquote
 MAX_HEAD_BYTES = 16384
 MAX_TARGET_BYTES = 8192
 MAX_FIELDS = 100
-MAX_REPEATED_BYTES = 1024  # a head of this length is remembered: most clients send the same one again and again
+MAX_REPEATED_BYTES = 1024  # heads up to this length are cached: most clients repeat theirs
 MAX_BODY_BYTES = 65536
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE")
@@ -18,7 +18,7 @@ BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 REQUEST_LINE = re.compile(rf"({TOKEN}) ([!-~]+) HTTP/([0-9])\.([0-9])")
 FIELDS = re.compile(rf"(?:\r\n{TOKEN}:[\t -~\x80-\xff]*)*")
-AUTHORITY = r"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?"  # a comma is a repeated Host
+AUTHORITY = r"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?"  # no comma: that would be a repeated Host
 HOST = re.compile(AUTHORITY)
 URI_CHARACTERS = r"[A-Za-z0-9._~!$&'()*+,;=:@/%-]"
 TARGET = re.compile(rf"(?:(?i:https?)://{AUTHORITY}(?=[/?]|$))?(/{URI_CHARACTERS}*)?(?:\?((?:{URI_CHARACTERS}|\?)*))?")
@@ -26,7 +26,7 @@ BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 class BadRequest(Exception):
-    """A request that is refused with this status; its connection is closed."""
+    """A malformed request. The response has this status, and the connection is closed."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -34,7 +34,7 @@ class BadRequest(Exception):
 
 
 class Request:
-    """A request without its body, which is never used. It does not change, and repeated heads give the same object."""
+    """A request without its body, which is skipped. Immutable: repeated heads give the same object."""
 
     __slots__ = ("body", "headers", "keep_alive", "method", "minor", "path", "query")
 
@@ -43,7 +43,7 @@ class Request:
         method: str,
         path: str,  # decoded; "*" for OPTIONS *
         query: str,
-        minor: int,  # of HTTP/1.x: 0, or 1 for all newer ones
+        minor: int,  # version of HTTP/1: 0, or 1 for 1.1 and later
         headers: Mapping[str, str],  # names in lower case; repeated fields are joined by ", " (RFC 9110, 5.3)
         keep_alive: bool,
         body: int | None,  # bytes; None if it is chunked
@@ -58,12 +58,12 @@ class Request:
 
 
 def check_beginning(head: bytes, start: int = 0) -> None:
-    """Check what was received of a head, its line ends from `start` on. Raises BadRequest.
+    """Check the beginning of a head; line ends are checked from `start` on. Raises BadRequest.
 
-    What can be no head is refused before it is complete, and the same way however it was cut.
+    A malformed head is refused before it is complete, with the same status however the bytes were cut.
     """
     if not METHOD_START.match(head):
-        raise BadRequest(400, "that is no HTTP")
+        raise BadRequest(400, "this is not HTTP")
     if BARE_LINE_FEED.search(head, start):
         raise BadRequest(400, "lines end in CRLF (RFC 9112, 2.2)")
 
@@ -87,9 +87,9 @@ def parse_head(head: bytes) -> Request:
     newer = minor != "0"
     path, query = parse_target(method, target)
     if not HOST.fullmatch(headers.get("host", "" if newer else "-")):
-        raise BadRequest(400, "one Host field with a host and no more is needed (RFC 9112, 3.2)")
+        raise BadRequest(400, "exactly one Host field with a host is required (RFC 9112, 3.2)")
     if "expect" in headers and headers["expect"].lower() != "100-continue":
-        raise BadRequest(417, "the only expectation that is met is 100-continue")
+        raise BadRequest(417, "the only supported expectation is 100-continue")
     options = headers.get("connection", "").lower()
     keep_alive = not has_token(options, "close") if newer else has_token(options, "keep-alive")
     return Request(method, path, query, int(newer), headers, keep_alive, body_length(headers, newer))
@@ -132,9 +132,7 @@ def body_length(headers: dict[str, str], newer: bool) -> int | None:
             raise BadRequest(400, "Transfer-Encoding with HTTP/1.0 or with Content-Length is ambiguous")
         if coding.lower() != "chunked":
             last = coding.lower().rpartition(",")[2].strip()
-            raise BadRequest(
-                501 if last == "chunked" else 400, "the only transfer coding that is understood is chunked"
-            )
+            raise BadRequest(501 if last == "chunked" else 400, "the only supported transfer coding is chunked")
         return None
     if length is None:
         return 0

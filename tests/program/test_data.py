@@ -63,7 +63,7 @@ def whole(request: pytest.FixtureRequest) -> bytes:
 
 @pytest.fixture(scope="module")
 def echo(whole: bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Echo]:
-    """An echo that serves two segments which nobody changes any more."""
+    """An echo with two segments that do not change."""
     folder = tmp_path_factory.mktemp("static")
     writer = Writer(folder / "data")
     writer.append(numbers(100))
@@ -103,7 +103,7 @@ def test_head_has_the_headers_of_get_and_no_body(echo: Echo) -> None:
 
 @pytest.mark.parametrize("path", ["/data", "/data?tail=3", "/data?x", "/healthz", "/readyz", "/nothing"])
 def test_head_never_has_a_body(echo: Echo, path: str) -> None:
-    """By the bytes of the connection, for a client would hide them."""
+    """Read the raw bytes, because a client library would hide a body."""
     headers = 'Host: x\r\nIf-Match: "x"\r\nConnection: close\r\n\r\n'
     answer = echo.raw(f"HEAD {path} HTTP/1.1\r\n{headers}".encode())
     assert answer.startswith(b"HTTP/1.1 ")
@@ -112,7 +112,7 @@ def test_head_never_has_a_body(echo: Echo, path: str) -> None:
 
 
 def test_head_ignores_a_range(echo: Echo, whole: bytes) -> None:
-    """RFC 9110, 14.2: it is for GET alone."""
+    """RFC 9110, 14.2: ranges are defined for GET only."""
     head = requests.head(f"{echo.url}/data", headers={"Range": "bytes=0-1"})
     assert (head.status_code, head.headers["content-length"]) == (200, str(len(whole)))
 
@@ -210,8 +210,8 @@ def test_other_methods_are_405_with_allow(echo: Echo, method: str, path: str) ->
 def test_nothing_else_is_served(echo: Echo, path: str) -> None:
     answer = echo.raw(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
     assert answer.startswith(b"HTTP/1.1 404 ")
-    assert body(answer).startswith(b"no '")
-    assert body(answer).endswith(b" here: there is /, /data, /status, /metrics, /healthz, /readyz\n")
+    assert body(answer).startswith(b"unknown path '")
+    assert body(answer).endswith(b": use one of /, /data, /status, /metrics, /healthz, /readyz\n")
 
 
 MALFORMED = {
@@ -254,7 +254,7 @@ def test_a_header_that_comes_twice_is_one_list(echo: Echo) -> None:
         assert answer.startswith(b"HTTP/1.1 304 ")
 
 
-def test_requests_in_a_row_on_one_connection_are_answered_in_order(echo: Echo, whole: bytes) -> None:
+def test_pipelined_requests_are_answered_in_order(echo: Echo, whole: bytes) -> None:
     row = b"".join(b"GET /data HTTP/1.1\r\nHost: x\r\nRange: bytes=%d-%d\r\n\r\n" % (n, n + 9) for n in range(50))
     answers = echo.raw(row + b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     places = [answers.find(b"\r\n\r\n" + whole[n : n + 10]) for n in range(50)]
@@ -263,8 +263,8 @@ def test_requests_in_a_row_on_one_connection_are_answered_in_order(echo: Echo, w
     assert answers.endswith(b"\r\n\r\nalive\n")
 
 
-def test_answers_on_a_kept_connection_do_not_wait_for_the_client_to_acknowledge(echo: Echo) -> None:
-    """Each would take some 40 ms: Nagle's algorithm and a delayed acknowledgement."""
+def test_answers_do_not_wait_for_acknowledgements(echo: Echo) -> None:
+    """With Nagle's algorithm and delayed acknowledgements each would take 40 ms."""
     taken = []
     with requests.Session() as session:
         for _ in range(50):
@@ -281,7 +281,7 @@ def test_http_1_0_is_spoken(echo: Echo, whole: bytes) -> None:
 # A file that comes, grows and goes
 
 
-def test_before_the_first_number_it_says_why_and_when_to_come_again(data: Path) -> None:
+def test_before_the_first_number_it_is_503_with_retry_after(data: Path) -> None:
     with serving(data) as echo:
         for content, words in ((None, "does not exist yet"), (b"", "has no number yet"), (b"12", "has no number yet")):
             if content is not None:
@@ -342,7 +342,7 @@ def test_an_older_etag_is_resumed_until_the_next_segment(data: Path, writer: Wri
 
 
 def test_a_plain_file_is_another_stream_once_it_was_changed(data: Path) -> None:
-    """Appending is all that keeps its name."""
+    """A plain file keeps its name only while it grows."""
     data.write_bytes(numbers(1000))
     with serving(data) as echo:
         names = [echo.get().headers["content-location"]]
@@ -365,7 +365,7 @@ def test_a_plain_file_is_another_stream_once_it_was_changed(data: Path) -> None:
 
 
 def test_no_last_modified_in_the_second_of_the_change(data: Path) -> None:
-    """For what comes later in that second would have it too."""
+    """Later changes within the same second would get the same date."""
     data.write_bytes(b"1\n")
     with serving(data) as echo:
         ahead = time.time() + 3600
@@ -419,7 +419,7 @@ CLIENTS = {
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_segment_is_resumed_to_its_bytes_across_a_rotation(data: Path, client: str) -> None:
-    """By its address; on /data these clients would mix two segments."""
+    """At the segment's own address; on /data these clients would mix two segments."""
     need(client)
     copy = data.with_name("copy")
     limit = 20_000
@@ -462,7 +462,7 @@ def test_curl_does_not_fetch_what_its_etag_says_it_has(data: Path) -> None:
 
 @pytest.mark.parametrize("limit", ["0", "64K"])
 def test_same_stream_and_offset_are_the_same_bytes(data: Path, limit: str) -> None:
-    """While a generator writes as fast as it can, and never is half a line seen."""
+    """The generator writes as fast as it can; no response ends inside a line."""
     flags = ["--interval", "0", "--count", "2000000", "--segment-size", limit]
     known: dict[str, bytes] = {}
     growths, ended, segment = 0, False, ""
@@ -522,7 +522,7 @@ def test_a_finished_segment_names_the_next_and_is_cached(echo: Echo) -> None:
 def test_an_unknown_segment_is_404_and_names_the_current_one(echo: Echo, name: str) -> None:
     answer = echo.raw(f"GET /data/{name} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
     assert answer.startswith(b"HTTP/1.1 404 ")
-    assert body(answer).endswith(f" here: the current one is {CURRENT}\n".encode())
+    assert body(answer).endswith(f": the current one is {CURRENT}\n".encode())
 
 
 @pytest.mark.parametrize("query", ["tail=1", "follow", "x"])
@@ -538,7 +538,7 @@ def test_a_segment_that_is_no_longer_kept_is_410(data: Path, writer: Writer) -> 
         assert echo.get(FINISHED).content == b"1\n"
         first.unlink()
         wait_until(lambda: echo.get(FINISHED).status_code == 410)
-        assert echo.get(FINISHED).text == f"segment {STREAM}-0 is no longer kept: the oldest is {STREAM}-2\n"
+        assert echo.get(FINISHED).text == f"segment {STREAM}-0 is no longer kept: the oldest one is {STREAM}-2\n"
 
 
 # Live ranges (RFC 8673)
@@ -579,7 +579,7 @@ def test_a_live_range_of_a_finished_segment_ends_with_it(echo: Echo) -> None:
 
 
 def test_a_live_range_of_much_is_all_of_it(data: Path, writer: Writer) -> None:
-    """More than the socket takes at once; and another can be read meanwhile."""
+    """It is larger than the socket's buffer, and another request is answered meanwhile."""
     writer.append(MEGABYTES)
     with serving(data) as echo, echo.ask("/data", f"Range: bytes=6-{LIVE}") as client:
         client.recv(100)
@@ -612,7 +612,7 @@ def test_a_live_range_that_stays_ahead_is_503(data: Path, writer: Writer) -> Non
         response = echo.get(range=f"bytes=6-{LIVE}")
         assert 9.5 < time.monotonic() - began < 15
         assert (response.status_code, response.headers["retry-after"]) == (503, "1")
-        assert response.text == f"{STREAM}-6 has not arrived here within 10 s\n"
+        assert response.text == f"this replica has not received {STREAM}-6 within 10 s\n"
 
 
 def test_a_live_range_over_http_1_0_has_no_chunks(data: Path, writer: Writer) -> None:
@@ -677,7 +677,7 @@ def test_a_line_that_is_too_long_is_503_everywhere(data: Path, length: int, afte
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
 def test_what_is_no_regular_file_is_503_and_said(data: Path, make: object) -> None:
-    """Put there after the start, which refuses a folder."""
+    """It is created after the start, because the start refuses a folder."""
     with serving(data) as echo:
         make(data)  # type: ignore[operator]
         for path in ("/data", "/data?follow", "/readyz"):
@@ -686,7 +686,7 @@ def test_what_is_no_regular_file_is_503_and_said(data: Path, make: object) -> No
 
 
 def test_a_full_disk_does_not_look_fresh_and_recovers(tmp_path: Path) -> None:
-    """Once the data was removed; echo lets go of them, or the disk would stay full."""
+    """After the data were removed: an open descriptor would keep the disk full."""
     with (
         small_disk(tmp_path) as disk,
         generating(disk / "data", "--interval", "0.01") as generator,
@@ -710,7 +710,7 @@ def test_a_full_disk_does_not_look_fresh_and_recovers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stop", STOPS)
 def test_a_stop_is_prompt_and_with_status_0(data: Path, stop: signal.Signals) -> None:
-    """Also while a client keeps an idle connection."""
+    """A client holds an idle connection meanwhile."""
     data.write_bytes(b"1\n")
     with serving(data) as echo, requests.Session() as session:
         session.get(f"{echo.url}/data")
@@ -725,7 +725,7 @@ def begin_download(echo: Echo) -> tuple[socket.socket, bytes]:
 
 
 def take(client: socket.socket, received: bytes, content: bytes) -> bytes:
-    """Read until the content is there, or the connection at its end."""
+    """Read until the content has arrived or the connection has ended."""
     pieces = [received]
     missing = len(content) - len(body(received))
     while missing > 0 and (piece := client.recv(2**20)):
@@ -735,7 +735,7 @@ def take(client: socket.socket, received: bytes, content: bytes) -> bytes:
 
 
 def test_downloads_in_flight_at_a_stop_arrive_whole(data: Path) -> None:
-    """Fifty of some megabytes each; who asks meanwhile is told that echo is about to end."""
+    """Fifty responses of several megabytes; /readyz says meanwhile that echo is stopping."""
     whole = numbers(CACHE_BYTES // 2)
     data.write_bytes(whole)
     with serving(data, "--stop-timeout", "60") as echo, contextlib.ExitStack() as open_clients:
@@ -824,7 +824,7 @@ def test_environment_variables_are_settings_too(data: Path) -> None:
 
 
 def refusal(folder: Path, status: int, *flags: str, environment: Mapping[str, str] | None = None) -> str:
-    """Run an echo that must not start; returns the one line that it says."""
+    """Run an echo that refuses to start; return its one line of output."""
     before = sorted(os.listdir(folder))
     with running([sys.executable, "-m", "echo", *flags], environment, folder) as program:
         assert program.ended() == status, program.output

@@ -1,4 +1,4 @@
-"""echo's HTTP by its bytes, over real connections: framing, limits, and clients that mean no good."""
+"""echo's HTTP, byte by byte over real connections: framing, limits, hostile clients."""
 
 import contextlib
 import re
@@ -24,7 +24,7 @@ KIB = 1024
 
 @pytest.fixture(scope="module")
 def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Echo]:
-    """An echo that serves a file which nobody changes."""
+    """An echo whose file does not change."""
     data = tmp_path_factory.mktemp("static") / "data"
     data.write_bytes(WHOLE)
     with serving(data) as echo:
@@ -34,7 +34,7 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Echo]:
 
 @pytest.fixture(scope="module")
 def large_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A file of 100 MB."""
+    """A data file of 100 MB."""
     path = tmp_path_factory.mktemp("large") / "data"
     block = numbers(100_000)
     with path.open("wb") as file:
@@ -45,7 +45,7 @@ def large_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def refused(echo: Echo, request: bytes) -> int:
-    """The status of the one response; the connection is closed after it, although more requests follow."""
+    """Return the status of the only response; echo closes the connection although more requests follow."""
     (response,) = echo.exchange(request + LAST)
     assert response.fields.get("connection") == "close"
     return response.status
@@ -84,7 +84,7 @@ def test_what_follows_connect_is_no_tunnel(echo: Echo) -> None:
 
 @dataclass(frozen=True)
 class Slow:
-    """A client that begins and does not go on, or only by drips, one a second; how soon it is cut off."""
+    """A client that stops sending, or sends one piece a second; and when it must be cut off."""
 
     begin: bytes
     drip: bytes
@@ -118,7 +118,7 @@ SLOW = {
 
 @dataclass
 class Patient:
-    """One of the slow clients: what it received, and after how many seconds it was cut off."""
+    """A slow client: what it received, and after how many seconds it was cut off."""
 
     connection: Connection
     drip: bytes
@@ -126,7 +126,7 @@ class Patient:
     seconds: float = 0
 
     def read(self, began: float) -> bool:
-        """Read what there is; whether that was the end."""
+        """Read what has arrived; return whether the connection has ended."""
         try:
             data = self.connection.socket.recv(65536)
         except ConnectionResetError:
@@ -138,7 +138,7 @@ class Patient:
 
 
 def be_patient(clients: dict[str, Patient], within: float) -> None:
-    """Wait, with all of them at once, until each has been cut off."""
+    """Run all slow clients at once until each has been cut off."""
     began = time.monotonic()
     next_drip = began + 1
     with selectors.DefaultSelector() as selector:
@@ -170,7 +170,7 @@ def test_slow_clients_are_cut_off_in_time(echo: Echo) -> None:
 
 @pytest.mark.parametrize("target", ["/healthz", "/data", "/data?tail=3", "/status", "/data?tail=x", "/data?follow"])
 def test_a_client_that_has_ended_its_side_is_answered_and_closed(echo: Echo, target: str) -> None:
-    """Whatever makes its response; a follower is taken for gone."""
+    """For every kind of response; a follower counts as gone."""
     with echo.connect(timeout=5) as client:
         client.send(ALIVE + get(target))
         client.socket.shutdown(socket.SHUT_WR)
@@ -183,7 +183,7 @@ def test_a_client_that_has_ended_its_side_is_answered_and_closed(echo: Echo, tar
 
 @pytest.mark.parametrize(("limit", "follow"), [(64, 0), (256, 32), (1024, 128)])
 def test_more_connections_than_descriptors_do_no_harm(tmp_path: Path, limit: int, follow: int) -> None:
-    """Followers get their numbers, and a new client is served: idle connections give way. At no cost otherwise."""
+    """Followers go on, and idle connections make room for a new client, without a busy loop."""
     data = tmp_path / "data"
     data.write_bytes(WHOLE)
     allow_descriptors(limit + 1000)
@@ -214,7 +214,7 @@ def test_more_connections_than_descriptors_do_no_harm(tmp_path: Path, limit: int
 
 
 def status_so_far(client: Connection) -> int | None:
-    """The status of what has been answered, or None where nothing was."""
+    """Return the status of the response so far, or None."""
     with contextlib.suppress(EOFError, ConnectionResetError):
         if client.readable():
             return client.response().status
@@ -226,7 +226,7 @@ def status_so_far(client: Connection) -> int | None:
 
 @pytest.mark.parametrize("field", [b"", b"Connection: keep-alive\r\n"])
 def test_a_follower_of_http_1_0_gets_no_chunks(tmp_path: Path, field: bytes) -> None:
-    """RFC 9112, section 6.1. Its stream ends with the connection."""
+    """RFC 9112, section 6.1: the stream ends with the connection."""
     data = tmp_path / "data"
     data.write_bytes(b"1\n")
     with serving(data) as echo, echo.connect() as client:
@@ -309,7 +309,7 @@ def test_http_1_0_needs_no_host(echo: Echo) -> None:
 @pytest.mark.parametrize("host", ["http://x", "http://x:80", "HTTP://[::1]", "http://y"])
 @pytest.mark.parametrize(("path", "beginning"), [("/data?tail=1", WHOLE[-6:]), ("/", b"random"), ("", b"random")])
 def test_a_target_with_scheme_and_host_is_served(echo: Echo, host: str, path: str, beginning: bytes) -> None:
-    """RFC 9112, section 3.2.2: also where Host says otherwise, which is then ignored."""
+    """RFC 9112, section 3.2.2: a different Host is ignored then."""
     response = echo.get(host + path)
     assert response.status == 200
     assert response.body.startswith(beginning)
@@ -386,7 +386,7 @@ def test_a_head_has_its_limits(echo: Echo, request_: bytes, status: int) -> None
 
 
 def test_many_small_fields_cost_little_time(echo: Echo) -> None:
-    """A join for each would be quadratic in their number."""
+    """A join for each field would be quadratic."""
     before = echo.cpu_seconds()
     for _ in range(20):
         echo.exchange(get("/data", *fields(40_000, "a:1")))
@@ -437,7 +437,7 @@ def test_a_body_of_more_than_64_kib_is_413(echo: Echo) -> None:
 
 @pytest.mark.parametrize("chunk", [b"1000\r\n" + b"x" * 4096 + b"\r\n", b"1;" + b"x" * 1000 + b"\r\nx\r\n"])
 def test_chunks_without_end_are_cut_off(echo: Echo, chunk: bytes) -> None:
-    """Also if most of it are extensions."""
+    """Chunk extensions count too."""
     with echo.connect() as client:
         client.send(get("/healthz", "Transfer-Encoding: chunked") + chunk * 1000 + b"0\r\n\r\n" + LAST)
         assert client.statuses() in ([413], [200], [])
@@ -469,14 +469,14 @@ def test_a_malformed_head_is_400(echo: Echo, rest: str) -> None:
     "chunk", [b"zz\r\n", b"-1\r\n", b"0x1\r\nx\r\n", b"1\r\nxy", b"ffffffffffffffffff\r\n", b"1 \r\nx\r\n"]
 )
 def test_a_malformed_chunk_ends_the_connection(echo: Echo, chunk: bytes) -> None:
-    """What follows it is no request."""
+    """The bytes after it are not parsed as a request."""
     statuses = [r.status for r in echo.exchange(get("/healthz", "Transfer-Encoding: chunked") + chunk + LAST)]
     assert statuses in ([400], [413], [200], [200, 400])
 
 
 @pytest.mark.parametrize("coding", ["gzip, chunked", "chunked, gzip", "xchunked", "chunked, chunked", "identity", ""])
 def test_a_transfer_coding_other_than_chunked_is_400_or_501(echo: Echo, coding: str) -> None:
-    """RFC 9112, section 6.1 says 501 for what is not understood, and 6.3 says 400 where chunked is not the last."""
+    """RFC 9112: 501 for an unknown coding (6.1), 400 if chunked is not the last one (6.3)."""
     assert refused(echo, get("/healthz", f"Transfer-Encoding: {coding}") + b"0\r\n\r\n") in (400, 501)
 
 
@@ -527,7 +527,7 @@ def test_metrics_for_a_version_that_is_none_are_served(echo: Echo) -> None:
 
 @pytest.mark.parametrize("target", ["/data", "/data?follow", "/data?tail=1000000", "/data?follow&sse"])
 def test_a_stalled_reader_costs_32_kib(large_file: Path, target: str) -> None:
-    """Whatever it asked for; 300 of them do not read, and then read little."""
+    """300 clients read nothing and then little, whatever they asked for."""
     count = 300
     allow_descriptors(2 * count)
     with serving(large_file, "--stall-timeout", "60") as echo:

@@ -1,4 +1,4 @@
-"""Random and damaged requests over real connections, whole and in pieces: no fault, and the same answers."""
+"""Random and damaged requests over real connections: the same answers, whole or in pieces."""
 
 import contextlib
 import itertools
@@ -15,7 +15,7 @@ AT_ONCE = 100
 
 
 def receive(client: Connection, stream: bytes) -> bytes:
-    """All that was answered, until the server closes the connection."""
+    """Return all responses until the server closes the connection."""
     with contextlib.suppress(OSError):
         client.socket.shutdown(socket.SHUT_WR)
     received = b""
@@ -30,7 +30,7 @@ def receive(client: Connection, stream: bytes) -> bytes:
 
 
 def answers(echo: Echo, sent: list[list[bytes]]) -> list[bytes]:
-    """What is answered to each of these, which are sent piece by piece in turn, so that each piece is read alone."""
+    """Return the answers to several requests, sent in turn piece by piece so that each piece is read alone."""
     with connections(echo, len(sent), receive_buffer=2**16) as clients:
         for pieces in itertools.zip_longest(*sent, fillvalue=b""):
             for client, piece in zip(clients, pieces, strict=True):

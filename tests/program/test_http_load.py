@@ -1,4 +1,4 @@
-"""Thousands of slow, idle and stalled clients at once, beside an honest one."""
+"""Thousands of slow, idle and stalled clients, and one honest client."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ LINES = numbers(100_000)
 
 
 def time_requests(echo: Echo) -> list[float]:
-    """How many seconds each of some requests took, in ascending order."""
+    """Return the seconds that requests took, in ascending order."""
     taken = []
     for _ in range(REQUESTS):
         began = time.monotonic()
@@ -28,7 +28,7 @@ def time_requests(echo: Echo) -> list[float]:
 
 
 def test_hostile_clients_in_thousands_do_no_harm(tmp_path: Path) -> None:
-    """All in 96 MiB, and an honest client waits for nothing. Once they have gone, others find the same memory."""
+    """echo stays below 96 MiB and answers the honest client; afterwards its memory does not grow."""
     data = tmp_path / "data"
     with data.open("wb") as file:
         for _ in range(167):

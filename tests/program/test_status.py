@@ -1,4 +1,4 @@
-"""`/status`, `/metrics` and `/`: what echo says of itself and of its file."""
+"""`/status`, `/metrics` and `/` of a running echo."""
 
 import os
 import platform
@@ -27,7 +27,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def writer(data: Path) -> Writer:
-    """A data folder that has three numbers, and can be appended to."""
+    """A writer whose data folder has three numbers."""
     writer = Writer(data)
     writer.append(b"10\n20\n30\n")
     return writer
@@ -123,7 +123,7 @@ def test_age_is_that_of_the_newest_number(data: Path, writer: Writer) -> None:
 
 
 def test_rate_is_numbers_per_second_over_what_was_seen(echo: Echo, writer: Writer) -> None:
-    """Also across a segment's end, and whatever their length."""
+    """Across segments, and for numbers of any length."""
     assert echo.get("/status").json()["rate"] in (None, 0)
     writer.append(b"100000000\n" * 30)
     assert echo.get("/status").json()["numbers"] == 33
@@ -229,7 +229,7 @@ def test_metrics_come_in_the_format_that_is_accepted(echo: Echo, accept: str, ki
 
 
 class Inline(HTMLParser):
-    """What a strict policy forbids, and addresses of others."""
+    """Inline handlers, and addresses of other hosts."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -242,7 +242,7 @@ class Inline(HTMLParser):
                 self.forbidden.append(f"<{tag} {name}={value}>")
 
 
-def test_the_page_is_self_contained_and_its_policy_allows_nothing_else(echo: Echo) -> None:
+def test_the_page_is_self_contained_and_its_policy_strict(echo: Echo) -> None:
     response = echo.get("/", Accept="text/html")
     policy = response.headers["content-security-policy"].split("; ")
     assert response.headers["content-type"] == "text/html; charset=utf-8"

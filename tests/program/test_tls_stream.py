@@ -1,4 +1,4 @@
-"""Streams over TLS, where asyncio's transport has another idea of a full buffer."""
+"""Streams over TLS, where asyncio's transport reports a full buffer differently."""
 
 import sys
 from pathlib import Path

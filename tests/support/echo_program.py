@@ -43,7 +43,7 @@ class Echo:
         wait_until(lambda: self.status()["followers"] == count)
 
     def connect(self) -> socket.socket:
-        """A connection that takes little unless it is read from."""
+        """Open a connection with a small receive buffer."""
         client = socket.socket()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.settimeout(20)
@@ -51,20 +51,20 @@ class Echo:
         return client
 
     def ask(self, target: str, *fields: str, version: str = "1.1") -> socket.socket:
-        """A connection with one request on it."""
+        """Open a connection and send one request."""
         client = self.connect()
         lines = [f"GET {target} HTTP/{version}", "Host: x", *fields, "", ""]
         client.sendall("\r\n".join(lines).encode())
         return client
 
     def raw(self, request: bytes) -> bytes:
-        """All that is answered until the connection is closed."""
+        """Send bytes; return all that comes until the connection is closed."""
         with self.connect() as client:
             client.sendall(request)
             return read_all(client)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> float:
-        """Stop it and wait for its end with status 0; returns the seconds that it took."""
+        """Stop echo, and wait for exit status 0; return the seconds that it took."""
         began = time.monotonic()
         self.program.signal(number)
         assert self.program.ended() == 0, self.program.output
@@ -79,7 +79,7 @@ def serving(source: Path, *flags: str, at: str = ANY_PORT) -> Iterator[Echo]:
 
 @contextlib.contextmanager
 def generating(data: Path, *flags: str) -> Iterator[Program]:
-    """A real generator of numbers that have five digits each."""
+    """Run a real generator of numbers with five digits."""
     command = [sys.executable, "-m", "generator", "--file", str(data), "--min", "10000", "--max", "99999", *flags]
     with running(command) as generator:
         wait_until(lambda: data.stat().st_size)
@@ -95,7 +95,7 @@ def read_all(client: socket.socket) -> bytes:
 
 
 def read_chunked(client: socket.socket) -> bytes:
-    """The body of a response in chunks, which must be complete. Raises http.client.IncompleteRead."""
+    """Return the body of a complete chunked response. Raises http.client.IncompleteRead."""
     response = http.client.HTTPResponse(client)
     response.begin()
     return response.read()
@@ -120,7 +120,7 @@ def numbers(count: int) -> bytes:
 
 
 class Stream:
-    """A stream that is being read, in a thread of its own, until it ends or is closed."""
+    """A stream, read by a thread until it ends or is closed."""
 
     def __init__(self, url: str, query: str = "", headers: dict[str, str] | None = None) -> None:
         path = query if query.startswith("/") else f"/data?follow{query}"
@@ -145,7 +145,7 @@ class Stream:
         self.cut()
 
     def cut(self) -> None:
-        """Go away in the midst of it."""
+        """Close the connection in the middle of the stream."""
         with contextlib.suppress(OSError):
             if self.socket:
                 self.socket.shutdown(socket.SHUT_RDWR)
@@ -153,13 +153,13 @@ class Stream:
         self.response.close()
 
     def ended(self) -> bool:
-        """Wait for the end; returns whether it was a clean one."""
+        """Wait for the end; return whether it was clean."""
         self.thread.join(20)
         assert not self.thread.is_alive()
         return self.clean
 
     def has(self, content: bytes) -> None:
-        """Wait until exactly this has come."""
+        """Wait until exactly this has been received."""
 
         def same() -> bool:
             alike(self.content, content)
@@ -168,11 +168,11 @@ class Stream:
         wait_until(same)
 
     def has_lines(self, count: int) -> None:
-        """Wait until so many have come, or the end."""
+        """Wait for this many numbers, or the end."""
         wait_until(lambda: self.content.count(b"\n") >= count or not self.thread.is_alive())
 
     def events(self) -> list[tuple[str, str, str]]:
-        """Type, id and data of each whole event so far."""
+        """Return type, id and data of each complete event so far."""
         found = []
         for block in self.content.decode().split("\n\n")[:-1]:
             fields = dict(line.split(": ", 1) for line in block.split("\n") if line and not line.startswith(":"))
@@ -181,7 +181,7 @@ class Stream:
         return found
 
     def has_events(self, expected: list[tuple[str, str, str]]) -> None:
-        """Wait until exactly these have come."""
+        """Wait until exactly these numbers have been received."""
 
         def same() -> bool:
             assert self.events() == expected
@@ -193,19 +193,19 @@ class Stream:
         return [data for kind, _, data in self.events() if kind == "message"]
 
     def numbers_are(self, expected: str) -> None:
-        """Wait until exactly these have come, as events."""
+        """Wait until exactly these numbers have been received as events."""
         wait_until(lambda: self.numbers() == expected.split())
 
 
 def resident(echo: Echo) -> int:
-    """Bytes of resident memory."""
+    """Return the resident memory in bytes."""
     match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{echo.program.pid}/status").read_text())
     assert match
     return int(match[1]) * 1024
 
 
 def descriptors(echo: Echo) -> list[str]:
-    """What its descriptors point to."""
+    """Return the targets of the open descriptors."""
     links = list(Path(f"/proc/{echo.program.pid}/fd").iterdir())
     found = []
     for link in links:

@@ -1,4 +1,4 @@
-"""Streams of requests for fuzzing: some are right, most have been damaged. The same seed makes the same ones."""
+"""Requests for fuzzing: some valid, most damaged. The same seed gives the same requests."""
 
 import random
 import re
@@ -99,7 +99,7 @@ def request(random: random.Random) -> bytes:
 
 
 def damaged(random: random.Random, data: bytes) -> bytes:
-    """One byte or a few changed, removed, doubled or put in."""
+    """Return the bytes with a few changed, removed, doubled or inserted."""
     start = random.randrange(len(data) + 1)
     stop = min(len(data), start + random.choice([0, 1, 1, 2, 8, 30]))
     piece = random.choice(
@@ -109,7 +109,7 @@ def damaged(random: random.Random, data: bytes) -> bytes:
 
 
 def streams(seed: int) -> Iterator[tuple[bytes, int]]:
-    """Endlessly: what one connection sends, and how many requests that was before it was damaged."""
+    """Yield without end what a connection sends, and the number of requests before the damage."""
     chance = random.Random(seed)
     while True:
         count = chance.choice([1, 1, 2, 3, 5])
@@ -120,13 +120,13 @@ def streams(seed: int) -> Iterator[tuple[bytes, int]]:
 
 
 def cut(random: random.Random, data: bytes, most: int) -> list[bytes]:
-    """The same bytes in pieces, at most so many."""
+    """Cut the bytes into at most this many pieces."""
     places = sorted(random.randrange(len(data) + 1) for _ in range(random.randrange(1, most)))
     return [data[start:stop] for start, stop in zip([0, *places], [*places, len(data)], strict=True)]
 
 
 def comparable(answered: bytes) -> bytes:
-    """Without dates, interim responses, and the reason of a refusal: those depend on how much has come by then."""
+    """Remove what depends on timing: dates, interim responses, the reason of a refusal."""
     answered = re.sub(rb"(?i)\r\ndate: [^\r]*", b"", answered.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b""))
     return re.sub(rb"(?s)(HTTP/1\.1 4\d\d )[^\r]*\r\n(?:(?!HTTP/1\.1).)*connection: close.*\Z", rb"\1", answered)
 

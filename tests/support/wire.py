@@ -1,4 +1,4 @@
-"""HTTP by its bytes: a running echo, and a client that takes a response apart without forgiving anything."""
+"""A running echo, and a strict HTTP client that works on bytes."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e\x80-\xff]*
 
 @dataclass(frozen=True)
 class Response:
-    """A response; field names are in lower case."""
+    """A response. Field names are in lower case."""
 
     status: int
     fields: dict[str, str]
@@ -29,7 +29,7 @@ class Response:
 
 
 class Connection:
-    """A client's connection that receives little unless it is read."""
+    """A client's connection with a small receive buffer."""
 
     def __init__(self, port: int, timeout: float = 20, receive_buffer: int = 4096) -> None:
         self.socket = socket.socket()
@@ -53,12 +53,12 @@ class Connection:
         self.socket.close()
 
     def send(self, data: bytes) -> None:
-        """Send all of it. A server that has closed already may refuse the rest."""
+        """Send all bytes. A server that has closed the connection may refuse some."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.socket.sendall(data)
 
     def readable(self) -> bool:
-        """Whether something has come, or the end."""
+        """Return whether there is something to read, or the end."""
         poll = select.poll()
         poll.register(self.socket, select.POLLIN)
         return bool(poll.poll(0))
@@ -67,7 +67,7 @@ class Connection:
         return self.reader.readline(65536)
 
     def head(self) -> tuple[int, dict[str, str]]:
-        """Read a response's status and fields. Raises EOFError at the end of the connection."""
+        """Read a status and fields. Raises EOFError at the end of the connection."""
         line = self.line()
         if not line:
             raise EOFError
@@ -109,7 +109,7 @@ class Connection:
         return Response(status, fields, self.reader.read())
 
     def responses(self) -> list[Response]:
-        """Read all until the server closes the connection."""
+        """Read until the server closes the connection."""
         found = []
         with contextlib.suppress(EOFError, ConnectionResetError):
             while True:
@@ -131,19 +131,19 @@ class Echo:
         return Connection(self.port, timeout, receive_buffer)
 
     def exchange(self, request: bytes) -> list[Response]:
-        """Send these bytes on a new connection; returns all responses until the server closes it."""
+        """Send bytes on a new connection; return all responses until the server closes it."""
         with self.connect() as client:
             client.send(request)
             return client.responses()
 
     def get(self, target: str = "/data", *fields: str) -> Response:
-        """One request on a connection of its own."""
+        """Send one request on a new connection; return the response."""
         responses = self.exchange(get(target, *fields, "Connection: close"))
         assert len(responses) == 1
         return responses[0]
 
     def catch_up(self) -> None:
-        """Wait until everything that was sent before has been read; echo serves all connections in one thread."""
+        """Wait until echo, which has one thread, has read everything sent before."""
         for _ in range(2):
             assert self.get("/healthz").status == 200
 
@@ -153,15 +153,15 @@ class Echo:
         return int(match[1])
 
     def rss(self) -> int:
-        """Bytes of resident memory."""
+        """Return the resident memory in bytes."""
         return self.proc("status", r"VmRSS:\s+(\d+) kB") * 1024
 
     def peak_rss(self) -> int:
-        """The most that it ever was."""
+        """Return the peak of the resident memory in bytes."""
         return self.proc("status", r"VmHWM:\s+(\d+) kB") * 1024
 
     def cpu_seconds(self) -> float:
-        """Of user and system time so far."""
+        """Return the seconds of CPU time so far."""
         fields = Path(f"/proc/{self.program.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS
 
@@ -169,19 +169,19 @@ class Echo:
         return len(os.listdir(f"/proc/{self.program.pid}/fd"))
 
     def serves(self) -> bool:
-        """Whether it still serves, and its log has no traceback."""
+        """Check that echo still serves and has logged no traceback."""
         assert self.program.process.poll() is None and "Traceback" not in self.program.output, self.program.output
         return self.get("/healthz").status == 200
 
 
 def get(target: str = "/data", *fields: str, method: str = "GET") -> bytes:
-    """A request's head, with a Host."""
+    """Return a request's head with a Host field."""
     return "\r\n".join([f"{method} {target} HTTP/1.1", "Host: x", *fields, "", ""]).encode("latin-1")
 
 
 @contextlib.contextmanager
 def serving(source: Path | str, *flags: str, before: Sequence[str] = ()) -> Iterator[Echo]:
-    """Run an echo; `before` is a command that runs it."""
+    """Run an echo, under the command `before` if there is one."""
     command: list[str | Path] = [
         sys.executable,
         "-m",
@@ -200,13 +200,13 @@ def serving(source: Path | str, *flags: str, before: Sequence[str] = ()) -> Iter
 
 @contextlib.contextmanager
 def connections(echo: Echo, count: int, receive_buffer: int = 4096) -> Iterator[list[Connection]]:
-    """So many connections, which the end of the context closes."""
+    """Open this many connections; close them at the end of the context."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(echo.connect(receive_buffer=receive_buffer)) for _ in range(count)]
 
 
 def wait_for_idle(echo: Echo, seconds: float = 0.25) -> None:
-    """Wait until it has nothing to do for so long, which is: it has sent all that its clients take."""
+    """Wait until echo uses no CPU time: it has sent all that its clients take."""
 
     def idle() -> bool:
         before = echo.cpu_seconds()
@@ -217,11 +217,11 @@ def wait_for_idle(echo: Echo, seconds: float = 0.25) -> None:
 
 
 def allow_descriptors(count: int) -> None:
-    """Raise this process's own limit, if it is lower."""
+    """Raise the descriptor limit of this process, if it is lower."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(count, hard)), hard))
 
 
 def numbers(count: int) -> bytes:
-    """So many lines of six bytes, each another one."""
+    """Return this many different lines of six bytes."""
     return b"".join(b"%05d\n" % (number % 100_000) for number in range(count))

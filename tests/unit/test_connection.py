@@ -1,4 +1,4 @@
-"""The limits of a connection, on a fake socket and a fake clock."""
+"""The limits of a connection, on a fake transport and a fake clock."""
 
 import pytest
 
@@ -22,7 +22,7 @@ LATE = 0.001  # seconds after a limit
 
 
 class Never:
-    """A body that sends nothing and does not end."""
+    """A body that never sends anything and never ends."""
 
     length = None
 
@@ -30,11 +30,11 @@ class Never:
         return False
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing."""
 
 
 class Client:
-    """A client, and the connection at the other end."""
+    """A client with a connection on a fake transport."""
 
     def __init__(self, capacity: int = 2**40) -> None:
         self.asked: list[str] = []
@@ -51,7 +51,7 @@ class Client:
         return Text(error.status, str(error))
 
     def send(self, data: bytes, run: bool = True) -> bytes:
-        """Send; return the first status that was answered, if any."""
+        """Send bytes; return the first status in the answer, if there is one."""
         self.transport.feed(data)
         if run:
             self.loop.run()
@@ -165,7 +165,7 @@ def test_the_next_request_waits_while_the_socket_is_full() -> None:
 
 
 def test_the_longest_idle_connections_make_room(client: Client) -> None:
-    """Not those that have asked nothing yet, nor those that are being answered."""
+    """New connections and those with a response in progress stay."""
     others = [Connection(client.connections) for _ in range(4)]
     for number, connection in enumerate(others):
         client.loop.now += 1

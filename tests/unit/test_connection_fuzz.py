@@ -1,4 +1,4 @@
-"""100,000 random and damaged requests over a fake socket, however they are cut: the same answers, and always an end."""
+"""100,000 random and damaged requests on a fake transport, cut anywhere: the same answers, and each connection ends."""
 
 import errno
 import itertools
@@ -19,7 +19,7 @@ LONGEST = 2 * (HEAD_SECONDS + IDLE_SECONDS)
 
 
 class Lines:
-    """A body of some lines, of known length or not."""
+    """A body of several lines, with or without a known length."""
 
     def __init__(self, count: int, known: bool) -> None:
         self.lines = iter([b"%d\n" % (number % 10) for number in range(count)])
@@ -40,7 +40,7 @@ class Lines:
 
 
 class Handler:
-    """Answers with bodies of all kinds."""
+    """A handler that answers with bodies of every kind."""
 
     def __call__(self, request: Request, client: str) -> Response:
         if request.path == "/data":
@@ -54,7 +54,7 @@ class Handler:
 
 
 def answered(pieces: list[bytes], capacity: int = ALL_AT_ONCE) -> bytes:
-    """What a connection answers to these pieces, from a client that takes so many bytes at a time; it must end."""
+    """Return the answers to these pieces for a client that reads this many bytes at a time."""
     loop, log = FakeLoop(), list[str]()
     connections = Connections(Handler(), loop, log.append)
     connection = Connection(connections)
@@ -101,7 +101,7 @@ def test_100_000_damaged_requests_whole_and_in_pieces() -> None:
 
 
 def test_a_client_that_ends_its_side_anywhere_is_let_go() -> None:
-    """With what it asked for, or with less; but never does its connection stay."""
+    """It may get all of its answers or fewer, but its connection never stays open."""
     chance = random.Random(10)
     for stream, _ in itertools.islice(streams(10), 2000):
         loop = FakeLoop()
@@ -123,7 +123,7 @@ def test_a_client_that_ends_its_side_anywhere_is_let_go() -> None:
 
 
 def test_a_client_that_resets_before_the_end_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then the socket has no side left to close, and the transport does not know that yet."""
+    """The socket is reset, and the transport has not noticed yet."""
 
     def write_eof(_: FakeTransport) -> None:
         raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))

@@ -1,4 +1,4 @@
-"""The pure logic of the endpoints: which bytes a request gets, queries, event ids, formats, statistics."""
+"""The pure logic of the endpoints: preconditions, queries, event ids, formats, statistics."""
 
 import re
 import string
@@ -34,12 +34,12 @@ def etag(size: int, segment: str = SEGMENT) -> str:
 
 
 def date(seconds: int = 0) -> str:
-    """So many seconds after the file was modified."""
+    """Return the HTTP date this many seconds after the last change."""
     return format_datetime(MODIFIED + timedelta(seconds=seconds), usegmt=True)
 
 
 def answer(size: int, **headers: str) -> Part:
-    """What a request with these headers gets of a file of that size that was modified at MODIFIED."""
+    """Return the part that a request with these headers gets of a file of this size."""
     return choose({name.replace("_", "-"): value for name, value in headers.items()}, size, int(MODIFIED.timestamp()))
 
 
@@ -74,7 +74,7 @@ def test_a_range_is_the_slice_of_these_bytes(content: bytes, first: int, last: i
 
 @given(CONTENT, st.integers(1, 400))
 def test_a_suffix_range_is_that_many_bytes_of_the_end(content: bytes, length: int) -> None:
-    """One that is longer than the file is the whole file."""
+    """A suffix longer than the file is the whole file."""
     part = answer(len(content), range=f"bytes=-{length}")
     assert part.status == 206
     assert content[part.start : part.stop] == content[-length:]
@@ -124,7 +124,7 @@ def test_any_range_header_has_an_answer_within_the_file(size: int, text: str) ->
         ",".join(["bytes=0-1"] * 1000),
     ],
 )
-def test_a_range_that_is_malformed_multiple_or_in_other_units_is_ignored(value: str) -> None:
+def test_malformed_multiple_and_other_ranges_are_ignored(value: str) -> None:
     assert answer(10, range=value) == Part(200, 0, 10)
 
 
@@ -172,7 +172,7 @@ def test_any_other_if_range_begins_again(size: int, text: str) -> None:
             assert answer(size, range="bytes=0-0", if_range=value) == Part(200, 0, size)
 
 
-def test_a_date_in_if_range_resumes_only_if_it_is_exactly_that_of_the_file() -> None:
+def test_a_date_in_if_range_must_match_exactly() -> None:
     assert status(10, range="bytes=5-", if_range=date()) == 206
     for other in (date(-1), date(1)):
         assert status(10, range="bytes=5-", if_range=other) == 200
@@ -335,7 +335,7 @@ def test_any_other_event_id_is_refused(text: str) -> None:
 
 
 def parse_events(stream: bytes) -> list[dict[str, str]]:
-    """As a browser does: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation"""
+    """Parse as browsers do: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation"""
     events, fields = [], dict[str, str]()
     for line in re.split("\r\n|\r|\n", stream.decode("utf-8", "replace")):
         if not line:
@@ -383,7 +383,7 @@ def test_a_stream_of_text_is_the_lines_alone(lines: bytes) -> None:
 
 
 @given(st.lists(st.floats(0, 100)))
-def test_each_latency_is_in_the_first_bucket_that_it_does_not_exceed(times: list[float]) -> None:
+def test_a_latency_is_in_the_first_bucket_that_holds_it(times: list[float]) -> None:
     latency = Latency()
     for seconds in times:
         latency.add(seconds)

@@ -1,4 +1,4 @@
-"""Followers without a socket: what their bodies send as segments grow, end and go, and when others have their turn."""
+"""Bodies of followers on a fake stream: growing, finished and removed segments, fair turns."""
 
 import asyncio
 import itertools
@@ -21,7 +21,7 @@ from support.segments import STREAM, Writer
 
 
 class FakeStream:
-    """Takes what is sent, without chunks, as much as it is told to."""
+    """A stream without chunks that records what is sent."""
 
     def __init__(self, body: Follower) -> None:
         self.body = body
@@ -80,7 +80,7 @@ def test_a_follower_is_sent_what_comes(data: Data, writer: Writer, begin: Callab
 
 @pytest.mark.parametrize("begin", [follow, live])
 def test_a_follower_is_sent_what_a_request_saw(data: Data, writer: Writer, begin: Callable[[Data], FakeStream]) -> None:
-    """It looked at the folder before the notifier did."""
+    """The request refreshed the folder before the notifier did."""
     stream = begin(data)
     writer.append(b"30\n")
     data.folder.refresh()
@@ -89,7 +89,7 @@ def test_a_follower_is_sent_what_a_request_saw(data: Data, writer: Writer, begin
 
 
 def test_many_followers_leave_room_for_requests(data: Data, writer: Writer) -> None:
-    """In one pass of the event loop a bounded number of them is sent something."""
+    """One pass of the event loop sends to a limited number of followers."""
     many = 3 * SENDS_PER_PASS
 
     async def passes() -> list[int]:
@@ -142,7 +142,7 @@ def test_a_long_line_is_sent_in_either_format(data: Data, writer: Writer, format
 
 
 def test_a_gap_is_said_once_it_is_certain(data: Data, writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even if no number comes any more; and text cannot say it."""
+    """Even if no number follows; text is cut off."""
     text, events = follow(data), follow(data, EVENTS, 6)
     writer.rotate(b"40\n", gap=10)
     data.refresh()
@@ -185,7 +185,7 @@ def test_there_is_room_until_the_limit(data: Data) -> None:
     data.followers.check_room()
 
 
-def test_a_cursor_says_where_it_is_and_refuses_the_inside_of_a_line(data: Data) -> None:
+def test_a_cursor_refuses_the_inside_of_a_line(data: Data) -> None:
     segment = data.folder.refresh()
     assert str(Cursor(segment, 3)) == f"{STREAM}-3"
     for position in (0, 3, 6):
@@ -209,7 +209,7 @@ def test_chunks_are_made_once_for_all_and_not_kept(data: Data, writer: Writer) -
 
 
 def test_a_segment_removed_in_a_look_is_looked_for_again(data: Data, writer: Writer) -> None:
-    """The writer went on between reading the symlink and opening what it named."""
+    """The writer rotated between the read of the symlink and the open."""
     look, rotated = data.folder._look, list[Path]()
 
     def late(there: os.stat_result) -> object:
@@ -226,7 +226,7 @@ def test_a_segment_removed_in_a_look_is_looked_for_again(data: Data, writer: Wri
 
 
 def test_work_in_steps_goes_a_step_at_a_time() -> None:
-    """However much of it there is, others come in between."""
+    """Requests are served between the steps."""
     done = 0
 
     def steps() -> Generator[None, None, int]:

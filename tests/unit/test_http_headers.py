@@ -27,7 +27,7 @@ SEPARATORS = st.builds(lambda before, after: f"{before},{after}", SPACE, SPACE)
 
 
 def joined(elements: st.SearchStrategy[str]) -> st.SearchStrategy[tuple[str, list[str]]]:
-    """A comma-separated list as clients write it, some elements empty, and its elements that are not."""
+    """A comma-separated list with some empty elements, and its other elements."""
 
     def join(pairs: list[tuple[str, str]]) -> tuple[str, list[str]]:
         text = "".join(element + separator for element, separator in pairs[:-1]) + pairs[-1][0]
@@ -48,7 +48,7 @@ SPECS = (
 
 @given(st.sampled_from(["bytes", "Bytes", "lines"]), joined(SPECS))
 def test_a_range_is_what_werkzeug_takes_for_one(unit: str, ranges: tuple[str, list[str]]) -> None:
-    """But not two of them; and -0 is a range, which cannot be satisfied; and inside of one there are no spaces."""
+    """Two ranges, -0 and inner spaces are the exceptions."""
     text, elements = ranges
     assume(not any(re.search("[ \t]", element) or int(element[1:]) == 0 for element in elements if is_suffix(element)))
     assume(not any(re.search("[ \t]", element) for element in elements))
@@ -94,7 +94,7 @@ def test_ranges_that_servers_get_wrong(value: str, expected: Range | None) -> No
 
 @given(st.integers(0, 10**30), st.integers(0, 10**30))
 def test_positions_of_any_length_keep_their_order(first: int, last: int) -> None:
-    """Beyond 18 digits they are all the same: larger than any file."""
+    """All numbers of more than 18 digits count as larger than any file."""
     found = parse_range(f"bytes={first}-{last}")
     if min(first, 10**18) <= min(last, 10**18):
         assert found and (found.first, found.last) == (min(first, 10**18), min(last, 10**18))
@@ -104,7 +104,7 @@ def test_positions_of_any_length_keep_their_order(first: int, last: int) -> None
 
 @given(st.integers(0, 2**53 + 10) | st.integers(2**53 - 2, 10**30))
 def test_a_last_position_of_2_53_less_1_or_more_is_live(last: int) -> None:
-    """RFC 8673; and its digits are kept, because they are echoed."""
+    """RFC 8673. The digits are kept, because the response repeats them."""
     found = parse_range(f"bytes=0-{last}")
     assert found and found.live == (str(last) if last >= 2**53 - 1 else "")
 
@@ -165,7 +165,7 @@ def test_a_date_is_written_as_werkzeug_writes_it_and_read_back(seconds: int) -> 
 
 
 @given(SECONDS, st.integers(0, 2))
-def test_a_date_in_any_of_three_formats_is_read_as_werkzeug_reads_it(seconds: int, which: int) -> None:
+def test_dates_are_parsed_as_werkzeug_parses_them(seconds: int, which: int) -> None:
     text = formats(seconds)[which]
     oracle = werkzeug_date(text)
     assert oracle
@@ -203,7 +203,7 @@ QUALITIES = st.sampled_from(["", ";q=1", ";q=0", ";q=0.5", ";q=0.001", "; q=0.9"
 
 @given(joined(st.builds(str.__add__, MEDIA, QUALITIES)))
 def test_the_media_type_is_the_one_that_werkzeug_prefers(accept: tuple[str, list[str]]) -> None:
-    """The first one where it has no preference."""
+    """The first one, if the client has no preference."""
     text, elements = accept
     assume(elements)
     oracle = parse_accept_header(",".join(elements).replace("0.,", "0,").removesuffix("."), MIMEAccept)
