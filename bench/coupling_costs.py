@@ -179,9 +179,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--coupling", action="append", choices=list(COUPLINGS), help="only this one; may be repeated")
     parser.add_argument("--context", default="", help="the Kubernetes cluster, by kubectl's name [the current one]")
     parser.add_argument("--second-context", default="", help="another one, for a federation")
-    parser.add_argument("--gate", metavar="HOST", default="", help="the first as the second one reaches it [its node]")
+    parser.add_argument("--edge", metavar="HOST", default="", help="the address of the first in the second [its node]")
     arguments = parser.parse_args(argv)
-    cluster.context, cluster.second, cluster.gate = arguments.context, arguments.second_context, arguments.gate
+    cluster.context, cluster.second, cluster.edge = arguments.context, arguments.second_context, arguments.edge
     signal.signal(signal.SIGTERM, end)
     try:
         text, broken = measure(arguments.coupling or list(COUPLINGS), arguments.rounds)

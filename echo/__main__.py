@@ -19,7 +19,7 @@ def listen(host: str, port: int, stall_timeout: float) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # finds clients that have vanished
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
     # Only the kernel knows what a client has taken: tcp(7). Accepted sockets inherit the options.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(int(stall_timeout * 1000), 2**31 - 1))
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(min(stall_timeout * 1000, 2**31 - 1)))
     return listener
 
 
@@ -31,8 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         listener = listen(*settings.listen, settings.stall_timeout)
     except OSError as error:
         host, port = settings.listen
-        problem = str(error.strerror or error).partition(" (while ")[0]
-        print(f"echo: --listen (ECHO_LISTEN): {host} port {port}: {problem}", file=sys.stderr)
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        problem = str(error.strerror or error).partition(" (while ")[0].lower()
+        print(f"echo: cannot listen on {where}: {problem} (--listen, ECHO_LISTEN)", file=sys.stderr)
         return 1
     from echo.server import serve  # after listening: clients wait during the import instead of being refused
 

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Healthy: echo answers.
-# bash, for it costs a few milliseconds where Python costs fifty; that one is asked where TLS must be spoken.
+# bash takes a few milliseconds, Python takes fifty, so Python is used only for TLS.
 set -u
 host=${ECHO_LISTEN%:*} port=${ECHO_LISTEN##*:}
 case $host in

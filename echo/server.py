@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from echo import heartbeat
 from echo.auth import Auth
 from echo.endpoints.app import App
 from echo.endpoints.data import Data
@@ -169,6 +170,10 @@ async def serve(settings: Settings, listener: socket.socket) -> int:
     """
     loop = asyncio.get_running_loop()
     auth = Auth(settings)
+    host, port = listener.getsockname()[:2]
+    url = f"{'https' if auth.context else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+    if settings.heartbeat:
+        heartbeat.begin(settings.heartbeat, url)
     mirror = open_mirror(settings)
     folder = DataFolder(mirror.folder if mirror else Path(settings.source))
     notifier = Notifier(folder.path)
@@ -192,9 +197,7 @@ async def serve(settings: Settings, listener: socket.socket) -> int:
             mirror.reload()
 
     handle_signals(server, app, data, reload)
-    host, port = listener.getsockname()[:2]
-    scheme = "https" if auth.context else "http"
-    log(f"serving {settings.source} on {scheme}://{f'[{host}]' if ':' in host else host}:{port}/data")
+    log(f"serving {settings.source} on {url}/data")
     failed = []
 
     def ended(task: asyncio.Future[None]) -> None:
@@ -204,7 +207,10 @@ async def serve(settings: Settings, listener: socket.socket) -> int:
             server.stop.set()
             followers.stop()
 
-    background = [asyncio.ensure_future(task) for task in (notifier.run(refresh), data.send_heartbeats())]
+    tasks = [notifier.run(refresh), data.send_heartbeats()]
+    if settings.heartbeat:
+        tasks.append(heartbeat.beat(settings.heartbeat, url))
+    background = [asyncio.ensure_future(task) for task in tasks]
     for task in background:
         task.add_done_callback(ended)
     if mirror:

@@ -1,4 +1,4 @@
-"""Renew docs/page.png: the page beside a generator that has written for a while. Run it with the tests' Python."""
+"""Renew docs/page.png, a screenshot of the page after many numbers. Run it with the tests' Python."""
 
 import sys
 import tempfile

@@ -17,7 +17,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--url", metavar="URL", help="only the contract, of an application that runs there")
     parser.addoption("--context", default="", help="the Kubernetes cluster, by kubectl's name [the current one]")
     parser.addoption("--second-context", default="", help="another one, for a federation")
-    parser.addoption("--gate", metavar="HOST", default="", help="the first as the second one reaches it [its node]")
+    parser.addoption("--edge", metavar="HOST", default="", help="the address of the first in the second [its node]")
     parser.addoption("--registry", metavar="PREFIX", default="", help="where it finds the images [on its nodes]")
     parser.addoption(
         "--link", metavar="COMMAND", default="", help="cuts or mends the link between the two: the word that follows"
@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     cluster.context = config.getoption("--context")
     cluster.second = config.getoption("--second-context")
-    cluster.gate = config.getoption("--gate")
+    cluster.edge = config.getoption("--edge")
     cluster.link = config.getoption("--link")
     cluster.registry = "".join(f"{prefix.rstrip('/')}/" for prefix in [config.getoption("--registry")] if prefix)
 

@@ -425,8 +425,8 @@ def running_pods(space: Namespace) -> list[str]:
 
 
 @in_federation
-def test_a_deleted_pod_of_the_gate_stops_cleanly(federation: Federation) -> None:
-    stops_cleanly(federation.first, "gate")
+def test_a_deleted_pod_of_the_edge_stops_cleanly(federation: Federation) -> None:
+    stops_cleanly(federation.first, "edge")
 
 
 @in_federation

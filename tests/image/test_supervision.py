@@ -313,7 +313,7 @@ def test_a_program_that_cannot_be_kept_up_ends_the_container_with_its_status(
         ("GENERATOR_FILE=/etc/data", "/etc/data"),
         ("GENERATOR_INTERVALL=1", "GENERATOR_INTERVALL"),
         ("ECHO_STALE=soon", "(ECHO_STALE)"),
-        ("ECHO_LISTEN=0.0.0.0:80000", "ECHO_LISTEN=0.0.0.0:80000"),
+        ("ECHO_LISTEN=0.0.0.0:80000", "--listen (ECHO_LISTEN)"),
     ],
 )
 def test_a_wrong_setting_ends_the_container_at_once_and_says_which(options: list[str], wrong: str, names: str) -> None:
@@ -328,7 +328,7 @@ def test_a_wrong_setting_ends_the_container_at_once_and_says_which(options: list
     ("old", "new", "names"),
     [
         ("forward = HUP USR1 USR2", "forward = HUP TERM", "forward = HUP TERM: SIGTERM cannot be forwarded"),
-        ("alive = http", "alive = ftp", "alive = ftp"),
+        ("alive = %(ENV_ECHO_HEARTBEAT)s", "alive = ftp:", "alive = ftp:"),
     ],
 )
 def test_a_wrong_setting_of_the_plugin_is_refused(tmp_path: Path, old: str, new: str, names: str) -> None:
@@ -391,7 +391,7 @@ def test_a_slow_program_that_lives_is_left_alone(options: list[str], tmp_path: P
         tmp_path,
         (GENERATOR, "command = python /app/server.py"),
         ("alive = %(ENV_GENERATOR_HEARTBEAT)s", "alive = /tmp/generator.alive\nalive_timeout = 4"),
-        ("alive = http://%(ENV_APPCOUP_ECHO)s/healthz", "alive = http://127.0.0.1:9000/\nalive_timeout = 4"),
+        ("alive = %(ENV_ECHO_HEARTBEAT)s", "alive = http://127.0.0.1:9000/\nalive_timeout = 4"),
     )
     with container(*options, *changed, "--volume", f"{server}:/app/server.py:ro") as app:
         wait_until(lambda: app.logs().count("generator | alive") == 4)

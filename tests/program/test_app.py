@@ -1,4 +1,4 @@
-"""./app.sh on a bare machine, and the plugin where no container is needed to see it."""
+"""./app.sh on a bare machine: its first start, its health, and what it refuses."""
 
 import fcntl
 import os
@@ -9,9 +9,13 @@ import sys
 import termios
 from pathlib import Path
 
+import pytest
 import requests
 
 from support import ROOT, free_port, need, running, wait_until
+from support.couplings import self_signed
+
+VENV = ROOT / "scripts" / "venv"
 
 
 def app_environment(run: Path) -> dict[str, str]:
@@ -28,6 +32,7 @@ def test_app_sh_needs_nothing_but_python(tmp_path: Path) -> None:
     (here / "app").symlink_to(checkout / "app.sh")
     port = free_port()
     with running([here / "app"], {"ECHO_LISTEN": f"127.0.0.1:{port}"}, here) as app:
+        app.said(f"^installing [0-9]+ packages into {checkout}/.venv, once; this takes ")
         app.said("echo | serving", within=100)
         app.said("generator | writing")
         get = [need("curl"), "-sf", f"http://127.0.0.1:{port}/data"]
@@ -37,32 +42,107 @@ def test_app_sh_needs_nothing_but_python(tmp_path: Path) -> None:
         assert app.ended() == 0
 
 
+@pytest.fixture
+def quick_python(tmp_path: Path) -> Path:
+    """A Python whose environments have an empty pip, because installing the real one takes many seconds."""
+    python = tmp_path / "python3"
+    python.write_text(f"""#!/bin/sh -e
+[ "$2" = venv ] || exec {sys.executable} "$@"
+{sys.executable} -m venv --without-pip "$3"
+sed -i s/--without-pip.// "$3/pyvenv.cfg"
+touch "$3"/bin/pip "$(echo "$3"/lib/python3*/site-packages)/pip.py"
+chmod +x "$3/bin/pip"
+""")
+    python.chmod(0o755)
+    (tmp_path / "requirements.txt").touch()
+    return python
+
+
+def make_venv(folder: Path, requirements: Path, python: Path) -> subprocess.CompletedProcess[str]:
+    command, environment = [VENV, folder, requirements], {**os.environ, "PYTHON": str(python)}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def test_an_environment_that_does_not_run_is_made_anew(tmp_path: Path, quick_python: Path) -> None:
+    """It was moved, or its Python is gone; one that runs is left alone."""
+    venv, moved, requirements = tmp_path / "venv", tmp_path / "moved", tmp_path / "requirements.txt"
+
+    def made(folder: Path) -> bool:
+        done = make_venv(folder, requirements, quick_python)
+        assert done.returncode == 0
+        return done.stderr == f"installing 0 packages into {folder}, once; this takes 10 seconds to a minute\n"
+
+    assert made(venv)
+    assert not made(venv)
+    venv.rename(moved)
+    assert made(moved)
+    (moved / "bin" / "python").unlink()
+    (moved / "bin" / "python").symlink_to("/nowhere")
+    assert made(moved)
+    assert not made(moved)
+
+
+def test_installers_wait_for_each_other(tmp_path: Path, quick_python: Path) -> None:
+    venv, requirements = tmp_path / "venv", tmp_path / "requirements.txt"
+    with requirements.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with running([VENV, venv, requirements], {"PYTHON": str(quick_python)}) as second:
+            wait_until(lambda: "flock" in children(second.pid))
+            subprocess.run([quick_python, "-m", "venv", venv], check=True)
+            shutil.copy(requirements, venv)
+            fcntl.flock(file, fcntl.LOCK_UN)
+            assert (second.ended(), second.lines) == (0, [])
+
+
+def children(pid: int) -> list[str]:
+    pids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [Path(f"/proc/{each}/comm").read_text().strip() for each in pids]
+
+
 def test_where_python_has_no_venv_it_names_the_package(tmp_path: Path) -> None:
     python = tmp_path / "python3"
     python.write_text(f'#!/bin/sh\ncase $2 in *ensurepip*) exit 1;; esac\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
-    command = [ROOT / "tests" / "venv", tmp_path / "venv", ROOT / "requirements.txt"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHON": str(python)})
+    done = make_venv(tmp_path / "venv", ROOT / "requirements.txt", python)
     assert done.returncode == 2
     assert "python3-venv" in done.stderr
     assert not (tmp_path / "venv").exists()
 
 
-def test_a_taken_port_is_said_and_ends_it(tmp_path: Path) -> None:
+def test_a_second_one_and_a_taken_port_end_with_the_cause(tmp_path: Path) -> None:
     environment = app_environment(tmp_path)
     with running([ROOT / "app.sh"], environment, tmp_path) as first:
         first.said("echo | serving")
         other = tmp_path / "other"
         other.mkdir()
-        with running([ROOT / "app.sh"], {**environment, "APPCOUP_RUN": str(other)}, other) as second:
-            assert second.ended() == 1
-            assert "Address already in use" in second.output
-            assert second.lines[-1].startswith("supervisord | CRIT echo cannot be kept up")
+        with running([ROOT / "app.sh"], environment, other) as second:
+            assert second.ended() == 2
+            (line,) = second.lines
+            assert line.startswith(f"app.sh: another one runs with {tmp_path}: stop it first, or set APPCOUP_RUN")
+        with running([ROOT / "app.sh"], {**environment, "APPCOUP_RUN": str(other)}, other) as third:
+            assert third.ended() == 1
+            assert f"cannot listen on {environment['ECHO_LISTEN']}: address already in use (--listen," in third.output
+            assert third.lines[-1].startswith("supervisord | CRIT echo cannot be kept up")
         first.process.terminate()
         assert first.ended() == 0
 
 
-def test_an_output_that_nobody_reads_does_not_keep_it_from_stopping(tmp_path: Path) -> None:
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:0", ":0", "https"])
+def test_health_sh_asks_echo_wherever_it_listens(tmp_path: Path, address: str) -> None:
+    environment = {**app_environment(tmp_path), "ECHO_LISTEN": address}
+    if address == "https":
+        self_signed(tmp_path, "localhost")
+        files = {"ECHO_TLS_CERT": str(tmp_path / "certificate"), "ECHO_TLS_KEY": str(tmp_path / "key")}
+        environment |= {"ECHO_LISTEN": "127.0.0.1:0", **files}
+    with running([ROOT / "app.sh"], environment, tmp_path) as app:
+        wait_until(lambda: (tmp_path / "echo.alive").exists() and (tmp_path / "generator.alive").exists())
+        health = [ROOT / "health.sh"]
+        wait_until(lambda: subprocess.run(health, env={**os.environ, **environment}).returncode == 0)
+        app.process.terminate()
+        assert app.ended() == 0
+
+
+def test_an_output_nobody_reads_does_not_keep_it_from_stopping(tmp_path: Path) -> None:
     """Stock supervisord sleeps in the write then, and hears no signal."""
     conf = tmp_path / "supervisord.conf"
     text = (ROOT / "supervisord.conf").read_text()
@@ -71,8 +151,8 @@ def test_an_output_that_nobody_reads_does_not_keep_it_from_stopping(tmp_path: Pa
         **os.environ,
         **app_environment(tmp_path),
         "PYTHONPATH": str(ROOT),
-        "GENERATOR_HEARTBEAT": str(tmp_path / "beat"),
-        "APPCOUP_ECHO": "127.0.0.1:1",
+        "GENERATOR_HEARTBEAT": str(tmp_path / "generator.alive"),
+        "ECHO_HEARTBEAT": str(tmp_path / "echo.alive"),
         "APPCOUP_RESTART": "true",
         "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}",
     }

@@ -31,7 +31,7 @@ KUBECTL = (1, 32)  # the port-forward of older ones stands still once a client h
 
 context = ""  # which cluster; empty: kubectl's current context
 second = ""  # another one, for a federation
-gate = ""  # the first one's address as the second one sees it; empty: that of a node
+edge = ""  # the first one's address as the second one sees it; empty: that of a node
 registry = ""  # where the cluster finds the two images, with a / at its end; empty: they are on its nodes
 link = ""  # a command that cuts the link between the two, or mends it: the word is its last; empty: there is none
 
@@ -93,7 +93,7 @@ def link_problem() -> str:
 def address() -> str:
     """Of the first cluster's node ports, as the second one sees it."""
     nodes = json.loads(kubectl("get", "nodes", "--output=json"))["items"]
-    return gate or next(each["address"] for each in nodes[0]["status"]["addresses"] if each["type"] == "InternalIP")
+    return edge or next(each["address"] for each in nodes[0]["status"]["addresses"] if each["type"] == "InternalIP")
 
 
 @contextlib.contextmanager

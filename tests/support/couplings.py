@@ -97,7 +97,7 @@ def federated(folder: Path) -> Iterator[Federation]:
     """Two clusters, coupled and ready."""
     with cluster.namespace() as first, cluster.namespace(cluster.second) as second:
         both = federate(first, second, folder, "0.1")
-        for space, names in ((first, ("generator", "echo", "gate")), (second, ("echo",))):
+        for space, names in ((first, ("generator", "echo", "edge")), (second, ("echo",))):
             for name in names:
                 space.ready(f"deployment/{name}")
         yield both
@@ -110,15 +110,15 @@ def federation(folder: Path) -> Iterator[str]:
 
 
 def federate(first: cluster.Namespace, second: cluster.Namespace, folder: Path, interval: str) -> Federation:
-    """k8s/services.yaml and k8s/gate.yaml in one cluster, k8s/federation.yaml in another: asked for, not waited for."""
+    """k8s/services.yaml and k8s/edge.yaml in one cluster, k8s/federation.yaml in another: asked for, not waited for."""
     token, host = secrets.token_hex(16), cluster.address()
     certificate, key = self_signed(folder, host)
     first.ask_for(
         *cluster.with_settings(cluster.manifest("services"), {"GENERATOR_INTERVAL": interval}),
-        cluster.secret("gate", **{"token": token, "tls.crt": certificate, "tls.key": key}),
-        *without_node_port(cluster.manifest("gate")),
+        cluster.secret("edge", **{"token": token, "tls.crt": certificate, "tls.key": key}),
+        *without_node_port(cluster.manifest("edge")),
     )
-    port = first.get("service/gate")["spec"]["ports"][0]["nodePort"]
+    port = first.get("service/edge")["spec"]["ports"][0]["nodePort"]
     both = Federation(first, second, f"https://{host}:{port}/data", {"token": token, "ca.crt": certificate})
     both.couple(second)
     second.ask_for(*cluster.manifest("federation"))
@@ -131,7 +131,7 @@ def self_signed(folder: Path, host: str) -> tuple[str, str]:
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     command += [
         "-subj",
-        "/CN=gate",
+        "/CN=edge",
         "-addext",
         f"subjectAltName={kind}:{host}",
         "-keyout",

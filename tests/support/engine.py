@@ -39,7 +39,7 @@ def problem() -> str:
 def base() -> str:
     """The name of the image to build on."""
     environment = {**os.environ, "DOCKER": DOCKER}
-    done = subprocess.run([ROOT / "tests" / "base"], capture_output=True, text=True, env=environment)
+    done = subprocess.run([ROOT / "scripts" / "base"], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
