@@ -170,7 +170,7 @@ def two_containers(label: str, between: str, first: str = "container", second: s
 
 ADAPTER = thin("pod: two containers", WRITER, data(), Thing("echo", note="the adapter"))
 MIRRORS = thin("2 to 5 pods", Thing("echo", note="mirrors"))
-GATE = thin("2 pods", Thing("echo", note="the gate"))
+EDGE = thin("2 pods", Thing("echo", note="the edge"))
 
 COUPLINGS = {
     "process": ("Two processes of one machine", Frame("machine", (pair("supervisord", "frame thin"),))),
@@ -193,7 +193,7 @@ COUPLINGS = {
         "Two clusters",
         Frame(
             "",
-            (Frame("first cluster", (ADAPTER, GATE), ("HTTP",)), Frame("second cluster", (MIRRORS,))),
+            (Frame("first cluster", (ADAPTER, EDGE), ("HTTP",)), Frame("second cluster", (MIRRORS,))),
             ("HTTPS, token",),
         ),
     ),
