@@ -541,6 +541,7 @@ def test_a_removed_copy_is_fetched_again(source: Source, tmp_path: Path) -> None
         wait_for_copy(mirror, source)
 
 
+@pytest.mark.serial
 def test_one_hop_is_quick(source: Source) -> None:
     """The file has a number soon after it was sent: half of them within 5 ms, with much room."""
     with serving(source) as url, mirroring(url) as mirror:

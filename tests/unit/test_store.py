@@ -200,6 +200,7 @@ def test_lines_begin_and_end_where_lines_do(data: DataFolder, writer: Writer) ->
         found.lines(3, 100)
 
 
+@pytest.mark.serial
 def test_a_look_at_an_unchanged_folder_costs_one_stat(data: DataFolder, writer: Writer) -> None:
     writer.append(b"1\n" * 5000)
     found = data.refresh()
