@@ -539,7 +539,7 @@ def test_a_segment_that_is_no_longer_kept_is_410(data: Path, writer: Writer) -> 
         assert echo.get(FINISHED).content == b"1\n"
         first.unlink()
         wait_until(lambda: echo.get(FINISHED).status_code == 410)
-        assert echo.get(FINISHED).text == f"segment {STREAM}-0 is no longer kept: the oldest one is {STREAM}-2\n"
+        assert echo.get(FINISHED).text == f"segment {STREAM}-0 is no longer kept: the oldest is {STREAM}-2\n"
 
 
 # Live ranges (RFC 8673)
