@@ -107,7 +107,8 @@ class Data:
         successor = segment.next if segment else name and self.folder.after(*name)
         link = [("link", f'<{SEGMENT_PREFIX}{successor.name}>; rel="next"')] if successor else []
         if name and not segment and self.folder.is_gone(*name):
-            return Text(410, f"segment {name} is no longer kept: the oldest one is {self.folder.segments()[0].name}", link)
+            oldest = self.folder.segments()[0].name
+            return Text(410, f"segment {name} is no longer kept: the oldest one is {oldest}", link)
         if not segment:
             words = f"unknown segment {request.path!a}: the current one is {SEGMENT_PREFIX}{current.name}"
             return Text(404, words, link)
