@@ -50,7 +50,7 @@ USER 10001:0
 # The build arguments give the revision and the address of the source.
 ARG REVISION= SOURCE=
 LABEL org.opencontainers.image.title="appcoup" \
-    org.opencontainers.image.version="0.2.0" \
+    org.opencontainers.image.version="2.0.0" \
     org.opencontainers.image.licenses="MIT" \
     org.opencontainers.image.source="${SOURCE}" \
     org.opencontainers.image.revision="${REVISION}"

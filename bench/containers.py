@@ -1,4 +1,4 @@
-"""The images and containers of one run of a bench; nothing of them is left at its end."""
+"""Images and containers for one run of a bench. All of them are removed when the run ends."""
 
 import http.client
 import os
@@ -10,18 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-# A client with BuildKit: an older one may stand earlier on PATH than the engine's own.
+from command import Failure
+
+# Prefer the engine's own client, which has BuildKit: PATH may name an older client first.
 DOCKER = os.environ.get("DOCKER") or ("/usr/bin/docker" if Path("/usr/bin/docker").exists() else "docker")
 
 
-class Failure(Exception):
-    """Something broke, so that there is no figure; the message says what."""
+def docker(*args: str, timeout: float = 60) -> str:
+    """Run a docker command and return its stdout; for `logs` also its stderr.
 
-
-def docker(*args: str, within: float = 60) -> str:
-    """Run a docker command; returns its stdout, of logs also stderr. Raises Failure."""
+    Raises Failure if the command fails or takes longer than `timeout` seconds.
+    """
     environment = {**os.environ, "DOCKER_BUILDKIT": "1"}
-    # In a session of its own it does not hear Ctrl-C, and is waited for: a container it makes is there to be removed.
+    # Ctrl-C must not interrupt the command: it may just be creating a container, which is removed later by its label.
     process = subprocess.Popen(
         [DOCKER, *args],
         env=environment,
@@ -32,10 +33,10 @@ def docker(*args: str, within: float = 60) -> str:
         start_new_session=True,
     )
     try:
-        out, err = process.communicate(timeout=within)
+        out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         process.kill()
-        raise Failure(f"docker {args[0]}: nothing within {within:.0f} s") from None
+        raise Failure(f"docker {args[0]}: not done after {timeout:.0f} s") from None
     finally:
         process.wait()
     if process.returncode:
@@ -44,13 +45,14 @@ def docker(*args: str, within: float = 60) -> str:
 
 
 def free_port() -> int:
+    """Return a TCP port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def answers(port: int) -> bool:
-    """Whether GET /data is answered with 200."""
+def serves_data(port: int) -> bool:
+    """Return whether the server on this port answers `GET /data` with status 200."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=0.5)
     try:
         connection.request("GET", "/data")
@@ -63,27 +65,30 @@ def answers(port: int) -> bool:
 
 @dataclass(frozen=True)
 class Container:
+    """A running container."""
+
     id: str
-    started: float  # seconds from `docker run` to the first 200
+    start_seconds: float  # from `docker run` to the first response with status 200
     port: int
 
     def inspect(self, field: str) -> str:
+        """Return a field of `docker inspect`, such as `.State.ExitCode`."""
         return docker("inspect", "--format", f"{{{{{field}}}}}", self.id)
 
-    def said(self, text: str, times: int = 1, within: float = 20) -> None:
-        """Wait until the log has the text so many times."""
-        deadline = time.monotonic() + within
+    def wait_for_log(self, text: str, times: int = 1, timeout: float = 20) -> None:
+        """Wait until the log contains the text this many times. Raises Failure after `timeout` seconds."""
+        deadline = time.monotonic() + timeout
         while docker("logs", self.id).count(text) < times:
             if time.monotonic() > deadline:
-                raise Failure(f"not {times} times in the log within {within:.0f} s: {text}")
+                raise Failure(f"the log does not contain {text!r} {times} times after {timeout:.0f} s")
             time.sleep(0.05)
 
     def remove(self) -> None:
         docker("rm", "--force", "--volumes", self.id)
 
 
-class Workshop:
-    """Makes labelled images and containers, and removes them at the end, whatever happened."""
+class DockerSession:
+    """Create labelled images and containers, and remove them at the end, also after an error."""
 
     def __init__(self) -> None:
         self.name = f"appcoup-bench-{secrets.token_hex(4)}"
@@ -99,26 +104,29 @@ class Workshop:
             docker("rmi", "--force", *tags)
 
     def tag(self, image: str, name: str) -> str:
-        """A name for an image as it is now, for it may be built anew meanwhile. Raises Failure."""
+        """Give the image a second name and return it, so that a rebuild does not change what is measured.
+
+        Raises Failure.
+        """
         docker("tag", image, f"{self.name}:{name}")
         return f"{self.name}:{name}"
 
     def build(self, folder: Path, base: str, name: str = "") -> str:
-        """The image of a folder's Dockerfile, on the layers of another image. Raises Failure."""
+        """Build a folder's Dockerfile on top of the image `base`, and return the tag. Raises Failure."""
         tag = f"{self.name}:{name or folder.name}"
         options = ["--quiet", "--label", self.label, "--tag", tag, "--build-arg", f"BASE={base}"]
-        docker("build", *options, str(folder), within=300)
+        docker("build", *options, str(folder), timeout=300)
         return tag
 
-    def start(self, image: str, *more: str, within: float = 30) -> Container:
-        """Run a container until its first answer. Raises Failure."""
+    def start(self, image: str, *options: str, timeout: float = 30) -> Container:
+        """Run a container and wait until it serves /data. Raises Failure after `timeout` seconds."""
         port = free_port()
-        options = ["--no-healthcheck", "--label", self.label, "--publish", f"127.0.0.1:{port}:8000"]
+        common = ["--no-healthcheck", "--label", self.label, "--publish", f"127.0.0.1:{port}:8000"]
         began = time.perf_counter()
-        id = docker("run", "--detach", *options, *more, image)
-        # Not sooner: a connection before the container's network is up fails in ARP and costs a second.
-        while not answers(port):
-            if time.perf_counter() - began > within:
-                raise Failure(f"no answer from {image} within {within:.0f} s:\n{docker('logs', '--tail', '20', id)}")
+        id = docker("run", "--detach", *common, *options, image)
+        # Connect only after `docker run` has returned: an earlier connection fails in ARP, which costs a second.
+        while not serves_data(port):
+            if time.perf_counter() - began > timeout:
+                raise Failure(f"no response from {image} after {timeout:.0f} s:\n{docker('logs', '--tail', '20', id)}")
             time.sleep(0.002)
         return Container(id, time.perf_counter() - began, port)

@@ -1,11 +1,13 @@
-"""Looks at the numbers from where it is run, which may be in a container, and says at once what it saw and when.
+"""Observe the numbers of one deployment, from inside a container or from outside, and print each event at once.
 
-coupling_client.py watch FILE: `number OFFSET TIME` for each number that comes to the file
-coupling_client.py follow URL: the same for each that comes from an echo, `broken TIME WHY` where a stream ends
-coupling_client.py ask URL SECONDS PATIENCE: asks every so many seconds, each time on a new connection; `ok TIME` or
-`failed TIME WHY`
+coupling_client.py watch FILE: print `number OFFSET TIME` for each number appended to the file
+coupling_client.py follow URL: print the same for each number received from an echo, and `broken TIME REASON` when a
+    stream ends
+coupling_client.py request URL INTERVAL TIMEOUT: send a request every INTERVAL seconds, each on a new connection, and
+    print `ok TIME` or `failed TIME REASON`
 
-OFFSET is where in the stream the number's line ends: the same in every echo. TIME is the clock's, in nanoseconds.
+OFFSET is the end of the number's line in the stream; it is the same in every echo. TIME is the wall clock in
+nanoseconds.
 """
 
 import http.client
@@ -15,41 +17,39 @@ import time
 import urllib.parse
 from collections.abc import Sequence
 
-PATIENCE = 5.0  # seconds
-GLANCE = 5  # milliseconds, for a file system that does not tell of changes
+FOLLOW_TIMEOUT_SECONDS = 10.0
+POLL_MILLISECONDS = 5  # between reads on file systems without change notifications
 
 
 def watch(path: str) -> None:
-    from inotify_simple import INotify, flags  # only here: it is where echo is
+    """Print each number when it is appended to the file."""
+    from inotify_simple import INotify, flags  # Imported here because only echo's containers have it.
 
     inotify = INotify()
     inotify.add_watch(path, flags.MODIFY)
     fd = os.open(path, os.O_RDONLY)
-    base = int(os.path.realpath(path).rpartition(".")[2])  # of the segment in the stream
+    base = int(os.path.realpath(path).rpartition(".")[2])  # the segment's offset in the stream
     offset = base + os.lseek(fd, 0, os.SEEK_END)
     print("ready", flush=True)
     while True:
-        inotify.read(timeout=GLANCE)
+        inotify.read(timeout=POLL_MILLISECONDS)
         data = os.read(fd, 2**16)
         now = time.time_ns()
-        for position, byte in enumerate(data, offset + 1):
+        for end, byte in enumerate(data, offset + 1):
             if byte == ord("\n"):
-                print(f"number {position} {now}", flush=True)
+                print(f"number {end} {now}", flush=True)
         offset += len(data)
 
 
-def connect(url: urllib.parse.SplitResult, patience: float) -> http.client.HTTPConnection:
-    return http.client.HTTPConnection(url.netloc, timeout=patience)
-
-
 def follow(address: str) -> None:
+    """Print each number received from an echo. After a lost connection, continue after the last number."""
     url = urllib.parse.urlsplit(address)
-    last = ""
+    last_id = ""
     while True:
-        connection = connect(url, PATIENCE * 2)
+        connection = http.client.HTTPConnection(url.netloc, timeout=FOLLOW_TIMEOUT_SECONDS)
         try:
-            headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last} if last else {})}
-            connection.request("GET", f"{url.path}?follow{'' if last else '&tail=0'}", headers=headers)
+            headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last_id} if last_id else {})}
+            connection.request("GET", f"{url.path}?follow{'' if last_id else '&tail=0'}", headers=headers)
             response = connection.getresponse()
             if response.status != 200:
                 raise ValueError(f"{response.status}")
@@ -57,9 +57,9 @@ def follow(address: str) -> None:
             while line := response.readline():
                 if line.startswith(b"id: "):
                     now = time.time_ns()
-                    last = line[4:].decode().strip()
-                    print(f"number {last.partition('-')[2]} {now}", flush=True)
-            raise ValueError("it ended")
+                    last_id = line[4:].decode().strip()
+                    print(f"number {last_id.partition('-')[2]} {now}", flush=True)
+            raise ValueError("the stream ended")
         except (OSError, ValueError, http.client.HTTPException) as error:
             print(f"broken {time.time_ns()} {error!r}", flush=True)
         finally:
@@ -67,11 +67,12 @@ def follow(address: str) -> None:
         time.sleep(0.02)
 
 
-def ask(address: str, every: float, patience: float) -> None:
+def send_requests(address: str, interval: float, timeout: float) -> None:
+    """Send a GET request every `interval` seconds and print each result."""
     url = urllib.parse.urlsplit(address)
     due = time.monotonic()
     while True:
-        connection = connect(url, patience)
+        connection = http.client.HTTPConnection(url.netloc, timeout=timeout)
         try:
             connection.request("GET", url.path)
             response = connection.getresponse()
@@ -83,18 +84,18 @@ def ask(address: str, every: float, patience: float) -> None:
             print(f"failed {time.time_ns()} {error!r}", flush=True)
         finally:
             connection.close()
-        due = max(due + every, time.monotonic())
+        due = max(due + interval, time.monotonic())
         time.sleep(max(0.0, due - time.monotonic()))
 
 
 def main(argv: Sequence[str]) -> None:
-    what, where, *seconds = argv
-    if what == "watch":
-        watch(where)
-    elif what == "follow":
-        follow(where)
+    mode, target, *seconds = argv
+    if mode == "watch":
+        watch(target)
+    elif mode == "follow":
+        follow(target)
     else:
-        ask(where, *map(float, seconds))
+        send_requests(target, *map(float, seconds))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The application launched in each coupling by way of tests/, and what is done to it; nothing of it is left."""
+"""Deploy the application in each coupling with the helpers of tests/, measure it, and remove it afterwards."""
 
 import contextlib
 import itertools
@@ -17,85 +17,92 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from containers import DOCKER, Container, Failure, Workshop, answers, docker
+from command import Failure
+from containers import DOCKER, Container, DockerSession, docker, serves_data
 from lifecycle import child, children
 from report import progress
 from support import ROOT, Program, cluster, compose, free_port, running, wait_until
 from support.couplings import app_sh, federate
 
 CLIENT = Path(__file__).with_name("coupling_client.py")
-INTERVAL = "0.02"  # seconds from one number to the next
-BEFORE_ALL = ("0.01", "0.3")  # seconds from one request to the next before the first is answered, and patience
-MANIFESTS = {  # by coupling, where the file is to be seen: pod's name, container, path; and the pod that has echo
+GENERATOR_INTERVAL = "0.02"  # seconds
+START_REQUESTS = ("0.01", "0.3")  # interval and timeout of requests while the deployment starts, in seconds
+# The pod, the container and the path at which the generator's file is visible, and the pod that runs echo.
+FILE_AND_ECHO = {
     "pod": ("appcoup", "echo", "/tmp/in/data", "appcoup"),
     "pod-sidecar": ("appcoup", "echo", "/tmp/in/data", "appcoup"),
     "volume": ("echo", "echo", "/data/data", "echo"),
     "services": ("generator", "adapter", "/data/data", "echo"),
     "federation": ("generator", "adapter", "/data/data", "echo"),
 }
-# The working set as the kubelet counts it, of version 1 and 2 control groups.
-WORKING_SET = """cd /sys/fs/cgroup
+# Print what the kubelet calculates the working set from, for control groups of version 1 and 2.
+WORKING_SET_COMMAND = """cd /sys/fs/cgroup
 if [ -f memory.current ]; then cat memory.current; grep ^inactive_file memory.stat
 else cat memory/memory.usage_in_bytes; grep ^total_inactive_file memory/memory.stat; fi"""
 
 
 @dataclass(frozen=True)
 class Stop:
+    """How long a stop took, and whether it ended with status 0."""
+
     seconds: float
     clean: bool
 
 
 class Deployment(Protocol):
-    """The application in one coupling, as it runs."""
+    """The running application in one coupling."""
 
-    started: float  # seconds until the first 200
+    start_seconds: float  # until the first response with status 200
 
     def memory(self) -> list[float]:
-        """Bytes, by container."""
+        """Return the memory of each container in bytes."""
 
-    def watch(self) -> AbstractContextManager[Program]:
-        """The client at the generator's file."""
+    def watch_file(self) -> AbstractContextManager[Program]:
+        """Run `coupling_client.py watch` at the generator's file."""
 
-    def look(self, *what: str) -> AbstractContextManager[Program]:
-        """The client where users are; `URL` is echo's address there."""
+    def client(self, *arguments: str) -> AbstractContextManager[Program]:
+        """Run coupling_client.py outside of the deployment. The argument `URL` becomes the address of echo's /data."""
 
-    def kill_generator(self) -> None: ...
+    def kill_generator(self) -> None:
+        """Kill the generator with SIGKILL."""
 
-    def stop_echo(self) -> Stop: ...
+    def stop_echo(self) -> Stop:
+        """Stop echo with SIGTERM and wait until it has ended."""
 
 
-def here(*arguments: str) -> AbstractContextManager[Program]:
+def local_client(*arguments: str) -> AbstractContextManager[Program]:
+    """Run coupling_client.py on this machine."""
     return running([sys.executable, CLIENT, *arguments])
 
 
-def working_set(said: str) -> float:
-    """Raises Failure."""
-    match = re.fullmatch(r"(\d+)\s+\S+ (\d+)", said.strip())
+def working_set(output: str) -> float:
+    """Return the working set in bytes from the output of WORKING_SET_COMMAND. Raises Failure."""
+    match = re.fullmatch(r"(\d+)\s+\S+ (\d+)", output.strip())
     if not match:
-        raise Failure(f"no working set in {said!r}")
+        raise Failure(f"no working set in {output!r}")
     return float(match[1]) - float(match[2])
 
 
 class ProcessDeployment:
-    """./app.sh on this machine."""
+    """Processes on this machine, started by ./app.sh."""
 
     def __init__(self, app: Program, folder: Path, port: int, began: float) -> None:
         self.app, self.folder, self.port = app, folder, port
-        while not answers(port):
+        while not serves_data(port):
             if time.perf_counter() - began > 20 or app.process.poll() is not None:
-                raise Failure(f"no answer from app.sh:\n{app.output}")
+                raise Failure(f"no response from app.sh:\n{app.output}")
             time.sleep(0.002)
-        self.started = time.perf_counter() - began
+        self.start_seconds = time.perf_counter() - began
 
     def memory(self) -> list[float]:
         supervisord = self.app.pid
-        return [float(sum(map(resident, [supervisord, *children(supervisord)])))]
+        return [float(sum(map(resident_bytes, [supervisord, *children(supervisord)])))]
 
-    def watch(self) -> AbstractContextManager[Program]:
-        return here("watch", str(self.folder / "data"))
+    def watch_file(self) -> AbstractContextManager[Program]:
+        return local_client("watch", str(self.folder / "data"))
 
-    def look(self, *what: str) -> AbstractContextManager[Program]:
-        return here(*with_address(what, f"http://127.0.0.1:{self.port}/data"))
+    def client(self, *arguments: str) -> AbstractContextManager[Program]:
+        return local_client(*with_address(arguments, f"http://127.0.0.1:{self.port}/data"))
 
     def kill_generator(self) -> None:
         os.kill(child(self.app.pid, "generator"), signal.SIGKILL)
@@ -107,30 +114,32 @@ class ProcessDeployment:
         return Stop(time.perf_counter() - began, status == 0)
 
 
-def resident(pid: int) -> int:
+def resident_bytes(pid: int) -> int:
+    """Return the resident memory of a process."""
     match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     return int(match[1]) * 1024 if match else 0
 
 
-def with_address(words: Sequence[str], address: str) -> list[str]:
-    return [address if word == "URL" else word for word in words]
+def with_address(arguments: Sequence[str], address: str) -> list[str]:
+    """Replace the argument `URL` by the address."""
+    return [address if argument == "URL" else argument for argument in arguments]
 
 
 class DockerDeployment:
     """One container of the single image."""
 
     def __init__(self, container: Container) -> None:
-        self.container, self.started = container, container.started
+        self.container, self.start_seconds = container, container.start_seconds
 
     def memory(self) -> list[float]:
-        return [working_set(docker("exec", self.container.id, "sh", "-c", WORKING_SET))]
+        return [working_set(docker("exec", self.container.id, "sh", "-c", WORKING_SET_COMMAND))]
 
-    def watch(self) -> AbstractContextManager[Program]:
+    def watch_file(self) -> AbstractContextManager[Program]:
         client = ["python", "-c", CLIENT.read_text(), "watch", "/data/data"]
         return running([DOCKER, "exec", self.container.id, *client])
 
-    def look(self, *what: str) -> AbstractContextManager[Program]:
-        return here(*with_address(what, f"http://127.0.0.1:{self.container.port}/data"))
+    def client(self, *arguments: str) -> AbstractContextManager[Program]:
+        return local_client(*with_address(arguments, f"http://127.0.0.1:{self.container.port}/data"))
 
     def kill_generator(self) -> None:
         docker("exec", self.container.id, "pkill", "-KILL", "-f", "python -m generator")
@@ -142,25 +151,25 @@ class DockerDeployment:
 
 
 class ComposeDeployment:
-    """The generator and echo of compose.yaml; their images are built already."""
+    """The generator and echo of compose.yaml. Their images must have been built."""
 
     def __init__(self, project: compose.Project) -> None:
         self.project = project
         began = time.perf_counter()
         project.run("up", "--detach", "echo")
-        wait_until(lambda: answers(project.port), every=0.002)
-        self.started = time.perf_counter() - began
+        wait_until(lambda: serves_data(project.port), every=0.002)
+        self.start_seconds = time.perf_counter() - began
 
     def memory(self) -> list[float]:
         ids = [self.project.container(service).id for service in ("generator", "echo")]
-        return [working_set(docker("exec", id, "sh", "-c", WORKING_SET)) for id in ids]
+        return [working_set(docker("exec", id, "sh", "-c", WORKING_SET_COMMAND)) for id in ids]
 
-    def watch(self) -> AbstractContextManager[Program]:
+    def watch_file(self) -> AbstractContextManager[Program]:
         client = ["python", "-c", CLIENT.read_text(), "watch", "/data/data"]
         return running([DOCKER, "exec", self.project.container("echo").id, *client])
 
-    def look(self, *what: str) -> AbstractContextManager[Program]:
-        return here(*with_address(what, f"http://127.0.0.1:{self.project.port}/data"))
+    def client(self, *arguments: str) -> AbstractContextManager[Program]:
+        return local_client(*with_address(arguments, f"http://127.0.0.1:{self.project.port}/data"))
 
     def kill_generator(self) -> None:
         self.project.kill("generator")
@@ -172,101 +181,107 @@ class ComposeDeployment:
 
 
 class KubernetesDeployment:
-    """k8s/COUPLING.yaml in one or two namespaces, and a pod beside it for the client."""
+    """k8s/COUPLING.yaml in one or two namespaces. An additional pod runs the client."""
 
     def __init__(
         self,
         coupling: str,
         spaces: Sequence[cluster.Namespace],
         signals: cluster.Signals,
-        ask_for: Callable[[], object],
+        create: Callable[[], object],
     ) -> None:
+        """Create the deployment with `create`, and wait until all of it is ready."""
         self.spaces, self.signals = spaces, signals
-        self.near, self.far = spaces[0], spaces[-1]
-        self.watched, self.container, self.path, self.echo = MANIFESTS[coupling]
-        self.far.apply(cluster.helper("bench", "sleep", "infinity"))
-        with self.look("ask", "URL", *BEFORE_ALL) as asking:
-            asking.said("^failed ")
+        self.first_space, self.last_space = spaces[0], spaces[-1]
+        self.watched, self.container, self.path, self.echo = FILE_AND_ECHO[coupling]
+        self.last_space.apply(cluster.helper("bench", "sleep", "infinity"))
+        with self.client("request", "URL", *START_REQUESTS) as requests:
+            requests.said("^failed ")
             began = time.time_ns()
-            ask_for()
-            self.started = (int(asking.said(r"^ok (\d+)", within=90)[1]) - began) / 1e9
+            create()
+            self.start_seconds = (int(requests.said(r"^ok (\d+)", within=90)[1]) - began) / 1e9
         for space in spaces:
             for each in space.get("deployments")["items"]:
                 space.ready(f"deployment/{each['metadata']['name']}")
-            for pod in self.pods(space):
+            for pod in self.application_pods(space):
                 space.ready(f"pod/{pod['metadata']['name']}")
 
-    def pods(self, space: cluster.Namespace) -> list[cluster.Object]:
-        found: list[cluster.Object] = space.get("pods", "--selector=app.kubernetes.io/part-of=appcoup")["items"]
-        return found
+    def application_pods(self, space: cluster.Namespace) -> list[cluster.Object]:
+        """Return the pods of the application, without the client's."""
+        pods: list[cluster.Object] = space.get("pods", "--selector=app.kubernetes.io/part-of=appcoup")["items"]
+        return pods
 
     def memory(self) -> list[float]:
-        found = []
+        sizes = []
         for space in self.spaces:
-            for pod in self.pods(space):
+            for pod in self.application_pods(space):
                 for container in cluster.containers(pod["spec"]):
-                    where = ("exec", pod["metadata"]["name"], f"--container={container['name']}")
-                    found.append(working_set(space.kubectl(*where, "--", "sh", "-c", WORKING_SET)))
-        return found
+                    exec_in = ("exec", pod["metadata"]["name"], f"--container={container['name']}")
+                    sizes.append(working_set(space.kubectl(*exec_in, "--", "sh", "-c", WORKING_SET_COMMAND)))
+        return sizes
 
-    def watch(self) -> AbstractContextManager[Program]:
-        pod = self.near.pods(self.watched)[0]["metadata"]["name"]
+    def watch_file(self) -> AbstractContextManager[Program]:
+        pod = self.first_space.pods(self.watched)[0]["metadata"]["name"]
         client = ["python", "-c", CLIENT.read_text(), "watch", self.path]
-        return running(self.near.command("exec", pod, f"--container={self.container}", "--", *client))
+        return running(self.first_space.command("exec", pod, f"--container={self.container}", "--", *client))
 
-    def look(self, *what: str) -> AbstractContextManager[Program]:
-        client = ["python", "-c", CLIENT.read_text(), *with_address(what, "http://echo:8000/data")]
-        return running(self.far.command("exec", "bench", "--", *client))
+    def client(self, *arguments: str) -> AbstractContextManager[Program]:
+        client = ["python", "-c", CLIENT.read_text(), *with_address(arguments, "http://echo:8000/data")]
+        return running(self.last_space.command("exec", "bench", "--", *client))
 
     def kill_generator(self) -> None:
-        (pod,) = [each for each in self.pods(self.near) if "generator" in names(each)]
+        (pod,) = [each for each in self.application_pods(self.first_space) if "generator" in container_names(each)]
         label = pod["metadata"]["labels"]["app.kubernetes.io/name"]
-        self.signals.send(self.near, label, "generator", signal.SIGKILL)
+        self.signals.send(self.first_space, label, "generator", signal.SIGKILL)
 
     def stop_echo(self) -> Stop:
-        """Until its log ends, which is when its program does."""
-        pod = self.far.pods(self.echo)[0]["metadata"]["name"]
+        """Delete echo's pod and wait until its log ends, because the log ends with the program."""
+        pod = self.last_space.pods(self.echo)[0]["metadata"]["name"]
         with (
-            self.far.watch("pod", pod) as states,
-            self.far.log(pod, "echo") as log,
+            self.last_space.watch("pod", pod) as states,
+            self.last_space.log(pod, "echo") as log,
         ):
             log.said("^serving ")
             began = time.perf_counter()
-            self.far.kubectl("delete", "pod", pod, "--wait=false")
+            self.last_space.kubectl("delete", "pod", pod, "--wait=false")
             log.ended()
             seconds = time.perf_counter() - began
-            told = [each for line in states.lines for each in cluster.statuses(json.loads(line))]
-        codes = {each["state"]["terminated"]["exitCode"] for each in told if "terminated" in each["state"]}
+            statuses = [status for line in states.lines for status in cluster.statuses(json.loads(line))]
+        codes = {status["state"]["terminated"]["exitCode"] for status in statuses if "terminated" in status["state"]}
         return Stop(seconds, codes <= {0} and bool(re.search("^stopped: ", log.output, re.MULTILINE)))
 
 
-def names(pod: cluster.Object) -> list[str]:
-    return [each["name"] for each in cluster.containers(pod["spec"])]
+def container_names(pod: cluster.Object) -> list[str]:
+    return [container["name"] for container in cluster.containers(pod["spec"])]
 
 
 @dataclass(frozen=True)
 class Launcher:
-    """What the couplings stand on: a folder for files, the single image, who sends signals."""
+    """Deploys the application, with what the couplings need for it.
+
+    `image` is the tag of the single image. `session` and `signals` are None where no coupling needs them.
+    """
 
     folder: Path
-    workshop: Workshop | None
+    session: DockerSession | None
     image: str
     signals: cluster.Signals | None
 
     @contextlib.contextmanager
     def launch(self, coupling: str) -> Iterator[Deployment]:
+        """Deploy the application in this coupling, and remove it at the end."""
         if coupling == "process":
             with self._process() as local:
                 yield local
         elif coupling == "container":
-            assert self.workshop
-            container = self.workshop.start(self.image, "--env", f"GENERATOR_INTERVAL={INTERVAL}")
+            assert self.session
+            container = self.session.start(self.image, "--env", f"GENERATOR_INTERVAL={GENERATOR_INTERVAL}")
             try:
                 yield DockerDeployment(container)
             finally:
                 container.remove()
         elif coupling == "compose":
-            project = compose.Project(ROOT, {"GENERATOR_INTERVAL": INTERVAL})
+            project = compose.Project(ROOT, {"GENERATOR_INTERVAL": GENERATOR_INTERVAL})
             try:
                 project.run("build", within=compose.BUILD_SECONDS)
                 yield ComposeDeployment(project)
@@ -281,7 +296,7 @@ class Launcher:
         folder, port = self.folder / secrets.token_hex(4), free_port()
         folder.mkdir()
         began = time.perf_counter()
-        with app_sh(folder, port, INTERVAL) as app:
+        with app_sh(folder, port, GENERATOR_INTERVAL) as app:
             yield ProcessDeployment(app, folder, port, began)
 
     @contextlib.contextmanager
@@ -291,18 +306,18 @@ class Launcher:
             first = stack.enter_context(cluster.namespace())
             if coupling == "federation":
                 second = stack.enter_context(cluster.namespace(cluster.second))
-                ask = lambda: federate(first, second, self.folder, INTERVAL)  # noqa: E731
-                yield KubernetesDeployment(coupling, [first, second], self.signals, ask)
+                create = lambda: federate(first, second, self.folder, GENERATOR_INTERVAL)  # noqa: E731
+                yield KubernetesDeployment(coupling, [first, second], self.signals, create)
                 return
             if coupling in ("pod", "pod-sidecar"):
-                first.ask_for(ADDRESS)
-            things = cluster.with_settings(cluster.manifest(coupling), {"GENERATOR_INTERVAL": INTERVAL})
-            yield KubernetesDeployment(coupling, [first], self.signals, lambda: first.ask_for(*things))
+                first.ask_for(POD_ADDRESS)
+            objects = cluster.with_settings(cluster.manifest(coupling), {"GENERATOR_INTERVAL": GENERATOR_INTERVAL})
+            yield KubernetesDeployment(coupling, [first], self.signals, lambda: first.ask_for(*objects))
 
 
-# A name for the pod's own address, which is not known before it is there. Not what a Service commonly is: that would
-# not send anything to a pod of which one container is away.
-ADDRESS: cluster.Object = {
+# This Service gives the pod's address a name before the pod exists. It also sends requests to a pod that is not ready,
+# because otherwise echo could not be reached while the generator's container is restarted.
+POD_ADDRESS: cluster.Object = {
     "apiVersion": "v1",
     "kind": "Service",
     "metadata": {"name": "echo"},
@@ -316,51 +331,54 @@ ADDRESS: cluster.Object = {
 
 @dataclass(frozen=True)
 class Outage:
-    """What a kill did to echo: requests, those that failed, seconds from a number to the next."""
+    """How echo served while the generator was killed and restarted."""
 
     requests: int
-    failed: int
-    seconds: float
+    failed: int  # requests
+    seconds: float  # the longest pause between two numbers
 
 
-def numbers(client: Program) -> dict[int, int]:
-    """When each came, by where it ends in the file."""
+def number_times(client: Program) -> dict[int, int]:
+    """Return when the client saw each number, in nanoseconds, by the number's offset."""
     found = re.findall(r"^number (\d+) (\d+)$", client.output, re.MULTILINE)
-    return {int(offset): int(when) for offset, when in found}
+    return {int(offset): int(seen) for offset, seen in found}
 
 
-def receipt(deployment: Deployment, count: int) -> list[float]:
-    """Seconds from each number's coming to the file to its coming to a follower of echo. Raises Failure."""
-    with deployment.watch() as source, deployment.look("follow", "URL") as outer:
-        source.said("^ready$")
-        outer.said("^ready$")
+def receipt_delays(deployment: Deployment, count: int) -> list[float]:
+    """Return the seconds from the append of each number to its receipt by a follower of echo.
+
+    Raises Failure if the follower misses a number.
+    """
+    with deployment.watch_file() as watcher, deployment.client("follow", "URL") as follower:
+        watcher.said("^ready$")
+        follower.said("^ready$")
         time.sleep(0.5)
-        first = len(numbers(source))
-        wait_until(lambda: len(numbers(source)) > first + count, 60, every=0.2)
-        written = list(numbers(source))[first : first + count]
-        wait_until(lambda: written[-1] in numbers(outer), every=0.05)
-        came, received = numbers(source), numbers(outer)
-    if missing := [offset for offset in written if offset not in received]:
-        raise Failure(f"{len(missing)} of {count} numbers did not come")
-    return [(received[offset] - came[offset]) / 1e9 for offset in written]
+        first = len(number_times(watcher))
+        wait_until(lambda: len(number_times(watcher)) > first + count, 60, every=0.2)
+        offsets = list(number_times(watcher))[first : first + count]
+        wait_until(lambda: offsets[-1] in number_times(follower), every=0.05)
+        appended, received = number_times(watcher), number_times(follower)
+    if missing := [offset for offset in offsets if offset not in received]:
+        raise Failure(f"the follower received {count - len(missing)} of {count} numbers")
+    return [(received[offset] - appended[offset]) / 1e9 for offset in offsets]
 
 
-def outage(deployment: Deployment) -> Outage:
-    """The generator is killed while somebody follows echo and somebody asks it again and again."""
-    with deployment.look("follow", "URL") as follower, deployment.look("ask", "URL", "0.02", "2") as asking:
-        asking.said("^ok ")
-        wait_until(lambda: len(numbers(follower)) >= 25)
+def measure_outage(deployment: Deployment) -> Outage:
+    """Kill the generator while one client follows echo and another sends requests."""
+    with deployment.client("follow", "URL") as follower, deployment.client("request", "URL", "0.02", "2") as requests:
+        requests.said("^ok ")
+        wait_until(lambda: len(number_times(follower)) >= 25)
         killed = time.time_ns()
         deployment.kill_generator()
-        dead = len(numbers(follower))
-        wait_until(lambda: len(numbers(follower)) >= dead + 50, 60, every=0.05)
-        came = sorted(numbers(follower).values())
-        asked = asking.output
-    pauses = [late - early for early, late in itertools.pairwise(came) if late >= killed]
-    failed = re.findall(r"^failed \d+ (.*)", asked, re.MULTILINE)
-    for why in failed:
-        progress(f"a request failed: {why}")
-    return Outage(len(failed) + len(re.findall("^ok ", asked, re.MULTILINE)), len(failed), max(pauses) / 1e9)
+        count = len(number_times(follower))
+        wait_until(lambda: len(number_times(follower)) >= count + 50, 60, every=0.05)
+        received = sorted(number_times(follower).values())
+        results = requests.output
+    pauses = [late - early for early, late in itertools.pairwise(received) if late >= killed]
+    failed = re.findall(r"^failed \d+ (.*)", results, re.MULTILINE)
+    for reason in failed:
+        progress(f"a request failed: {reason}")
+    return Outage(len(failed) + len(re.findall("^ok ", results, re.MULTILINE)), len(failed), max(pauses) / 1e9)
 
 
-PROBLEMS = (Failure, AssertionError, OSError, subprocess.SubprocessError, statistics.StatisticsError)
+ERRORS = (Failure, AssertionError, OSError, subprocess.SubprocessError, statistics.StatisticsError)

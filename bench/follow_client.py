@@ -1,8 +1,11 @@
-"""Many followers in one process; each number of their streams is the time at which it was written.
+"""Follow a server with many connections in one process, and measure how long each number takes.
 
-follow_client.py PORT COUNT ACCEPT: follows the server on that port so many times; without arguments: takes what comes
-on stdin. Says `ready` on stderr; once all streams have ended, says in JSON on stdout how many nanoseconds each number
-took to each follower, and how many streams ended as a chunked response ends.
+follow_client.py PORT COUNT ACCEPT: open COUNT streams from the server on this port
+follow_client.py: read one stream from stdin
+
+Each number in a stream is the time at which it was written, in nanoseconds. The program prints `ready` to stderr when
+all streams are open. When all have ended, it prints JSON to stdout: the delays of each number in nanoseconds, and how
+many streams ended with the last chunk of a chunked response.
 """
 
 import gc
@@ -19,71 +22,75 @@ from typing import BinaryIO
 
 REQUEST = b"GET /data?follow&tail=0 HTTP/1.1\r\nHost: bench\r\nAccept: %b\r\n\r\n"
 NUMBER = re.compile(rb"^(?:data: )?([0-9]+)$", re.MULTILINE)
-PATIENCE = 20.0  # seconds for a connection, and for a response's head
+TIMEOUT_SECONDS = 20.0  # to connect, and to receive the head of a response
 
-Piece = tuple[int, bytes]  # when it had come, and what
+TimedBytes = tuple[int, bytes]  # received bytes, after the time in nanoseconds
 
 
 def follow(port: int, count: int, accept: str) -> Iterator[tuple[socket.socket, bytes]]:
-    """So many streams, each with what came of it together with the head."""
-    clients = [socket.create_connection(("127.0.0.1", port), PATIENCE) for _ in range(count)]
+    """Open `count` streams, and yield each with the bytes that were received together with its head."""
+    clients = [socket.create_connection(("127.0.0.1", port), TIMEOUT_SECONDS) for _ in range(count)]
     for client in clients:
         client.sendall(REQUEST % accept.encode())
     for client in clients:
-        begun = b""
-        while b"\r\n\r\n" not in begun:
-            part = client.recv(4096)
-            begun += part
-            if not part or not begun.startswith(b"HTTP/1.1 200 "[: len(begun)]):
-                raise SystemExit(f"not followed: {begun[:50]!r}")
+        response = b""
+        while b"\r\n\r\n" not in response:
+            data = client.recv(4096)
+            response += data
+            if not data or not response.startswith(b"HTTP/1.1 200 "[: len(response)]):
+                raise SystemExit(f"cannot follow: {response[:50]!r}")
         client.settimeout(None)
-        yield client, begun.partition(b"\r\n\r\n")[2]
+        yield client, response.partition(b"\r\n\r\n")[2]
 
 
-def receive(streams: Iterable[tuple[socket.socket | BinaryIO, bytes]]) -> list[list[Piece]]:
-    """What came when, by stream, until the end of all. Nothing else is done meanwhile, for others wait then."""
-    watched, open_streams, pieces = select.epoll(), {}, {}
-    for stream, begun in streams:
-        watched.register(stream, select.EPOLLIN)
+def receive(streams: Iterable[tuple[socket.socket | BinaryIO, bytes]]) -> list[list[TimedBytes]]:
+    """Return what each stream received and when, after all streams have ended.
+
+    The numbers are parsed only afterwards, because parsing one stream would delay the others.
+    """
+    epoll, open_streams, received = select.epoll(), {}, {}
+    for stream, data in streams:
+        epoll.register(stream, select.EPOLLIN)
         open_streams[stream.fileno()] = stream
-        pieces[stream.fileno()] = [(time.monotonic_ns(), begun)]
+        received[stream.fileno()] = [(time.monotonic_ns(), data)]
     print("ready", file=sys.stderr, flush=True)
-    gc.disable()
+    gc.disable()  # A collection would delay all streams.
     while open_streams:
-        for fd, _ in watched.poll():
+        for fd, _ in epoll.poll():
             try:
                 data = os.read(fd, 2**16)
-            except OSError:  # reset
+            except OSError:  # connection reset
                 data = b""
             if data:
-                pieces[fd].append((time.monotonic_ns(), data))
+                received[fd].append((time.monotonic_ns(), data))
             else:
-                watched.unregister(fd)
+                epoll.unregister(fd)
                 open_streams.pop(fd).close()
-    return list(pieces.values())
+    return list(received.values())
 
 
-def delays(pieces: Iterable[Piece]) -> Iterator[tuple[int, int]]:
-    """Each number, and after how long its line was complete."""
-    rest = b""
-    for came, data in pieces:
-        lines, _, rest = (rest + data).rpartition(b"\n")
+def delays(received: Iterable[TimedBytes]) -> Iterator[tuple[int, int]]:
+    """Yield each number, and the nanoseconds until its line was complete."""
+    incomplete = b""
+    for now, data in received:
+        lines, _, incomplete = (incomplete + data).rpartition(b"\n")
         for number in NUMBER.findall(lines):
-            yield int(number), came - int(number)
+            yield int(number), now - int(number)
 
 
-def ended_cleanly(pieces: Sequence[Piece]) -> bool:
-    return b"".join(data for _, data in pieces[-5:]).endswith(b"\n0\r\n\r\n")
+def ended_cleanly(received: Sequence[TimedBytes]) -> bool:
+    """Return whether the stream ended with the last chunk (RFC 9112, section 7.1)."""
+    return b"".join(data for _, data in received[-5:]).endswith(b"\n0\r\n\r\n")
 
 
 def main(argv: Sequence[str]) -> int:
     if argv:
-        streams: list[list[Piece]] = receive(follow(int(argv[0]), int(argv[1]), argv[2]))
+        streams: list[list[TimedBytes]] = receive(follow(int(argv[0]), int(argv[1]), argv[2]))
     else:
         streams = receive([(sys.stdin.buffer, b"")])
     by_number: dict[int, list[int]] = defaultdict(list)
-    for pieces in streams:
-        for number, delay in delays(pieces):
+    for received in streams:
+        for number, delay in delays(received):
             by_number[number].append(delay)
     json.dump({"delays": by_number, "clean": sum(map(ended_cleanly, streams))}, sys.stdout)
     return 0

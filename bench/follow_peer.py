@@ -1,7 +1,9 @@
-"""Two servers that send each line of stdin to all clients, with nothing of HTTP but the head of a response.
+"""Two baseline servers that send each line of stdin to all clients. Of HTTP, they send only a response head.
 
-`queues` is what is commonly written: an asyncio server with a queue and a task for each client. `writes` is the limit
-of asyncio: one loop that writes the line to each transport. Both end with stdin.
+follow_peer.py queues: the usual asyncio server, with a queue and a task for each client
+follow_peer.py writes: the least that asyncio needs, one loop that writes the line to each transport
+
+Both end when stdin ends.
 """
 
 import asyncio
@@ -13,7 +15,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\
 
 
 async def serve_by_queues() -> tuple[asyncio.Server, Callable[[bytes], None]]:
-    """Return the server, and what sends a line to its clients."""
+    """Return the server and a function that sends a line to all its clients."""
     queues: set[asyncio.Queue[bytes]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -35,7 +37,7 @@ async def serve_by_queues() -> tuple[asyncio.Server, Callable[[bytes], None]]:
 
 
 async def serve_by_writes() -> tuple[asyncio.Server, Callable[[bytes], None]]:
-    """Return the server, and what sends a line to its clients."""
+    """Return the server and a function that sends a line to all its clients."""
     transports: set[asyncio.WriteTransport] = set()
 
     class Client(asyncio.Protocol):

@@ -1,4 +1,4 @@
-# For bench/run inits: the process managers as Debian and PyPI have them.
+# The image of bench/run inits, with the process managers of Debian and PyPI.
 ARG BASE=python:3.13-slim
 FROM ${BASE}
 RUN apt-get update && apt-get install --yes --no-install-recommends s6 runit tini && rm -rf /var/lib/apt/lists/*

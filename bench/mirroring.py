@@ -10,9 +10,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from follow import ACCEPT, Bench, Table, end, natural, percentile, write_and_settle
-from follow_programs import Echo, Failure, Followers, appending, wait_until
-from report import machine, markdown, progress, spread
+from command import Failure, exit_on_signal, positive_integer
+from follow import ACCEPT, Bench, Table, write_and_settle
+from follow_programs import Echo, Followers, open_for_append, wait_until
+from report import machine, markdown, percentile, progress, spread
 
 HUGE, SMALL = 1_000_000_000, 11_000  # bytes of files
 NUMBERS = 500
@@ -87,7 +88,7 @@ def hop(bench: Bench) -> list[float]:
     with (
         Echo(source, warm=False) as echo,
         Mirror(echo, bench.folder) as mirror,
-        appending(source) as writer,
+        open_for_append(source) as writer,
     ):
         mirror.catches_up(source.stat().st_size)
         with (
@@ -134,9 +135,11 @@ def measure(rounds: int) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench/run mirroring", description=__doc__)
-    parser.add_argument("--rounds", type=natural, default=3, help="how often all is measured (default: %(default)s)")
+    parser.add_argument(
+        "--rounds", type=positive_integer, default=3, help="how often all is measured (default: %(default)s)"
+    )
     rounds = parser.parse_args(argv).rounds
-    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGTERM, exit_on_signal)
     described = machine(f"load {os.getloadavg()[0]:.1f} before")
     try:
         print(f"{measure(rounds)}\n\n{described}; rounds: {rounds}, {max(rounds, CATCH_UPS)} of catching up")

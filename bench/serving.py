@@ -1,4 +1,4 @@
-"""Serving the file: requests per second, and per second of the server's CPU time, beside other servers in one run."""
+"""Measure requests per second and per second of CPU time, compared with nginx and other servers in one run."""
 
 import argparse
 import contextlib
@@ -18,34 +18,38 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, Self
+from typing import Self
 
-from follow_programs import HERE, Failure, Program, wait_until
+from command import Failure, exit_on_signal
+from follow_programs import BENCH_FOLDER, Program, wait_until
 from report import machine, markdown, number, progress
 from serving_peers import NGINX
 
-PEERS = HERE.parent / ".cache" / "servers" / "bin"
-TICKS = os.sysconf("SC_CLK_TCK")
-STARTS = 20  # of Python, for each import
+PEER_BIN = BENCH_FOLDER.parent / ".cache" / "servers" / "bin"
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+IMPORT_REPEATS = 20
 IMPORTS = {
     "Python alone": (sys.executable, "pass"),
     "asyncio": (sys.executable, "import asyncio"),
     "echo": (sys.executable, "import echo.__main__, echo.server"),
-    "uvicorn, Starlette": (str(PEERS / "python"), "import uvicorn.server, starlette.applications, starlette.responses"),
-    "granian": (str(PEERS / "python"), "import granian.server"),
+    "uvicorn, Starlette": (
+        str(PEER_BIN / "python"),
+        "import uvicorn.server, starlette.applications, starlette.responses",
+    ),
+    "granian": (str(PEER_BIN / "python"), "import granian.server"),
 }
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is asked for: the size of the file, the header field (ETAG stands for the server's), and what must come."""
+    """A kind of request, and the response that a server must send."""
 
     name: str
-    size: int
-    field: tuple[str, str] | None = None
+    size: int  # bytes of the file
+    field: tuple[str, str] | None = None  # of the request; the value ETAG becomes the ETag of the server
     status: int = 200
-    body: int | None = None  # bytes; None for the whole file
-    downloads: bool = False  # one after the other, by curl, instead of requests by wrk
+    body: int | None = None  # bytes of the response; None for the whole file
+    downloads: bool = False  # send one request after the other with curl, instead of many at once with wrk
 
 
 WORKLOADS = {
@@ -58,7 +62,7 @@ WORKLOADS = {
 
 
 class Peer(Program):
-    """A server of the file, which may have children; all of them are ended at the end of the context."""
+    """A server of the file. It is killed with all its children at the end of the context."""
 
     def __init__(self, command: Callable[[int, Path, Path], Sequence[str]], file: Path, folder: Path) -> None:
         with socket.socket() as probe:
@@ -68,7 +72,7 @@ class Peer(Program):
 
     def __enter__(self) -> Self:
         try:
-            wait_until(self.answers, lambda: f"no answer from {self.last_words()}")
+            wait_until(self.serves_data, lambda: f"no response from {self.last_log_line()}")
         except BaseException:
             self.__exit__()
             raise
@@ -79,15 +83,16 @@ class Peer(Program):
             os.killpg(self.process.pid, signal.SIGKILL)
         super().__exit__(*error)
 
-    def answers(self) -> bool:
+    def serves_data(self) -> bool:
+        """Return whether the server sends the file. Raises Failure if the server has ended."""
         if self.process.poll() is not None:
-            raise Failure(f"ended by itself: {self.last_words()}")
+            raise Failure(f"the server has ended: {self.last_log_line()}")
         with contextlib.suppress(OSError, http.client.HTTPException):
             return self.get({})[0] == 200
         return False
 
     def get(self, fields: Mapping[str, str]) -> tuple[int, str, int]:
-        """Status, ETag and the size of the body."""
+        """Request the file, and return the status, the ETag and the size of the body in bytes."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         try:
             connection.request("GET", "/data", headers=fields)
@@ -97,22 +102,22 @@ class Peer(Program):
             connection.close()
 
     def cpu_seconds(self) -> float:
-        """User and system time so far, of the server and all below it."""
+        """Return the user and system time so far, of the server and all its descendants."""
         seconds, parents = {}, {}
         for folder in Path("/proc").iterdir():
             if folder.name.isdecimal():
                 with contextlib.suppress(OSError):
                     fields = (folder / "stat").read_text().rpartition(")")[2].split()
                     parents[int(folder.name)] = int(fields[1])
-                    seconds[int(folder.name)] = sum(map(int, fields[11:15])) / TICKS
+                    seconds[int(folder.name)] = sum(map(int, fields[11:15])) / TICKS_PER_SECOND
         family = {self.process.pid}
-        while more := {pid for pid, parent in parents.items() if parent in family} - family:
-            family |= more
+        while children := {pid for pid, parent in parents.items() if parent in family} - family:
+            family |= children
         return sum(seconds[pid] for pid in family)
 
 
 def nginx(port: int, file: Path, folder: Path) -> Sequence[str]:
-    user = "user root;" if os.geteuid() == 0 else ""  # whose folder it is
+    user = "user root;" if os.geteuid() == 0 else ""  # Workers of another user could not read the temporary folder.
     config = folder / "nginx.conf"
     config.write_text(NGINX.format(port=port, root=file.parent, folder=folder, user=user))
     return "nginx", "-c", str(config)
@@ -127,13 +132,22 @@ def http_server(port: int, file: Path, folder: Path) -> Sequence[str]:
 
 
 def uvicorn(port: int, file: Path, folder: Path) -> Sequence[str]:
-    options = ("--factory", "--port", f"{port}", "--app-dir", str(HERE), "--no-access-log", "--log-level", "warning")
-    return str(PEERS / "uvicorn"), "serving_peers:starlette", *options
+    options = (
+        "--factory",
+        "--port",
+        f"{port}",
+        "--app-dir",
+        str(BENCH_FOLDER),
+        "--no-access-log",
+        "--log-level",
+        "warning",
+    )
+    return str(PEER_BIN / "uvicorn"), "serving_peers:starlette", *options
 
 
 def granian(port: int, file: Path, folder: Path) -> Sequence[str]:
-    options = ("--interface", "rsgi", "--port", f"{port}", "--working-dir", str(HERE), "--log-level", "warning")
-    return str(PEERS / "granian"), "serving_peers:rsgi", *options
+    options = ("--interface", "rsgi", "--port", f"{port}", "--working-dir", str(BENCH_FOLDER), "--log-level", "warning")
+    return str(PEER_BIN / "granian"), "serving_peers:rsgi", *options
 
 
 SERVERS: dict[str, Callable[[int, Path, Path], Sequence[str]]] = {
@@ -143,19 +157,19 @@ SERVERS: dict[str, Callable[[int, Path, Path], Sequence[str]]] = {
     "uvicorn, Starlette's FileResponse": uvicorn,
     "granian, RSGI, response_file": granian,
 }
-NGINX_NAME, *_ = SERVERS
+BASELINE, *_ = SERVERS
 
 
 @dataclass(frozen=True)
 class Figure:
-    """Requests, or gigabytes, per second and per second of the server's CPU time."""
+    """Requests or gigabytes, per second and per second of the server's CPU time."""
 
     per_second: float
     per_cpu_second: float
 
 
 def measure(server: Peer, workload: Workload, seconds: int) -> Figure | None:
-    """None if the server does not do that. Raises Failure."""
+    """Measure a server under one workload. Return None if it does not send the right response. Raises Failure."""
     fields = {}
     if workload.field:
         name, value = workload.field
@@ -163,16 +177,16 @@ def measure(server: Peer, workload: Workload, seconds: int) -> Figure | None:
     status, _, size = server.get(fields)
     if (status, size) != (workload.status, workload.size if workload.body is None else workload.body):
         return None
-    load = download if workload.downloads else ask
-    load(server, fields, 1)  # to warm up
+    load = download if workload.downloads else send_requests
+    load(server, fields, 1)  # warm up
     cpu, began = server.cpu_seconds(), time.perf_counter()
     amount = load(server, fields, seconds)
     took = time.perf_counter() - began
     return Figure(amount / took, amount / (server.cpu_seconds() - cpu))
 
 
-def ask(server: Peer, fields: Mapping[str, str], seconds: int) -> float:
-    """By one thread of wrk on 16 connections; returns how many responses came. Raises Failure."""
+def send_requests(server: Peer, fields: Mapping[str, str], seconds: int) -> float:
+    """Send requests on 16 connections with one thread of wrk, and return the number of responses. Raises Failure."""
     headers = [word for name, value in fields.items() for word in ("-H", f"{name}: {value}")]
     command = ["wrk", "-t1", "-c16", f"-d{seconds}", *headers, f"http://127.0.0.1:{server.port}/data"]
     out = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 20).stdout
@@ -183,7 +197,7 @@ def ask(server: Peer, fields: Mapping[str, str], seconds: int) -> float:
 
 
 def download(server: Peer, fields: Mapping[str, str], seconds: int) -> float:
-    """By curl, again and again; returns how many gigabytes came. Raises Failure."""
+    """Download the file repeatedly with curl, and return the number of gigabytes. Raises Failure."""
     command = ["curl", "--silent", "--fail", "--output", "/dev/null", "--write-out", "%{size_download}"]
     end, size = time.monotonic() + seconds, 0.0
     while time.monotonic() < end:
@@ -197,9 +211,9 @@ def download(server: Peer, fields: Mapping[str, str], seconds: int) -> float:
 
 
 def table(workload: Workload, figures: Mapping[str, Sequence[Figure]]) -> str:
-    """Medians, and what they are of nginx's."""
+    """Format the medians and their ratios to those of nginx."""
     unit = "GB" if workload.downloads else "requests"
-    rows = [[workload.name, f"{unit}/s", "of nginx", f"{unit} per CPU second", "of nginx"]]
+    rows = [[workload.name, f"{unit}/s", "times nginx", f"{unit} per CPU second", "times nginx"]]
     medians = {
         name: [statistics.median(getattr(each, kind) for each in found) for kind in ("per_second", "per_cpu_second")]
         for name, found in figures.items()
@@ -208,16 +222,16 @@ def table(workload: Workload, figures: Mapping[str, Sequence[Figure]]) -> str:
     for name in figures:
         cells = []
         for kind, value in enumerate(medians.get(name, [])):
-            base = medians.get(NGINX_NAME)
+            base = medians.get(BASELINE)
             cells += [number(value), f"{value / base[kind]:.2f}" if base else "-"]
         rows.append([name, *(cells or ["-"] * 4)])
     return markdown(rows)
 
 
 def time_import(python: str, statement: str) -> tuple[float, float]:
-    """Seconds, and seconds of CPU time, of a Python that does nothing else. Raises CalledProcessError."""
+    """Return the seconds and the CPU seconds of a Python that runs only this statement. Raises CalledProcessError."""
     began, cpu = time.perf_counter(), children_cpu_seconds()
-    subprocess.run([python, "-c", statement], cwd=HERE.parent, check=True)
+    subprocess.run([python, "-c", statement], cwd=BENCH_FOLDER.parent, check=True)
     return time.perf_counter() - began, children_cpu_seconds() - cpu
 
 
@@ -227,71 +241,68 @@ def children_cpu_seconds() -> float:
 
 
 def import_table() -> str:
+    """Measure how long Python takes to import each server, and format the table."""
     taken: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for _ in range(STARTS):
+    for _ in range(IMPORT_REPEATS):
         for name, words in IMPORTS.items():
             taken[name].append(time_import(*words))
     rows = [
         [name, *(number(statistics.median(kind) * 1000) for kind in zip(*times, strict=True))]
         for name, times in taken.items()
     ]
-    return markdown([["a Python that imports", "ms", "ms of CPU time"], *rows])
+    return markdown([["Python imports", "ms", "CPU ms"], *rows])
 
 
 @contextlib.contextmanager
 def files() -> Iterator[dict[int, Path]]:
-    """A file of numbers of each size, each in a folder of its own and named data."""
+    """Create a file of numbers for each size. Each is named data, in a folder of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        made = {}
+        paths = {}
         for size in {workload.size for workload in WORKLOADS.values()}:
-            made[size] = Path(folder) / str(size) / "data"
-            made[size].parent.mkdir()
-            made[size].write_bytes(b"1\n" * (size // 2))
-        yield made
+            paths[size] = Path(folder) / str(size) / "data"
+            paths[size].parent.mkdir()
+            paths[size].write_bytes(b"1\n" * (size // 2))
+        yield paths
 
 
 def measure_all(names: Sequence[str], rounds: int, seconds: int) -> tuple[list[str], list[str]]:
-    """The tables, and what broke."""
+    """Return the tables, and the errors."""
     found: dict[str, dict[str, list[Figure]]] = {name: {server: [] for server in SERVERS} for name in names}
-    broken = []
-    with files() as made:
+    errors: list[str] = []
+    with files() as paths:
         for turn in range(rounds):
             for name, server_name in ((name, server) for name in found for server in SERVERS):
                 progress(f"round {turn + 1} of {rounds}: {WORKLOADS[name].name}, {server_name}")
                 try:
                     with (
                         tempfile.TemporaryDirectory() as folder,
-                        Peer(SERVERS[server_name], made[WORKLOADS[name].size], Path(folder)) as server,
+                        Peer(SERVERS[server_name], paths[WORKLOADS[name].size], Path(folder)) as server,
                     ):
                         if figure := measure(server, WORKLOADS[name], seconds):
                             found[name][server_name].append(figure)
-                except (Failure, OSError, subprocess.SubprocessError, http.client.HTTPException) as failure:
-                    broken.append(f"{WORKLOADS[name].name}, {server_name}: {failure}")
-    return [table(WORKLOADS[name], figures) for name, figures in found.items()], broken
+                except (Failure, OSError, subprocess.SubprocessError, http.client.HTTPException) as error:
+                    errors.append(f"{WORKLOADS[name].name}, {server_name}: {error}")
+    return [table(WORKLOADS[name], figures) for name, figures in found.items()], errors
 
 
-def natural(text: str) -> int:
+def from_1_to_60(text: str) -> int:
+    """Read an option's value for argparse. Raises ArgumentTypeError if it is not an integer from 1 to 60."""
     if not text.isdecimal() or not 1 <= int(text) <= 60:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 60")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 1 to 60")
     return int(text)
-
-
-def end(number: int, frame: object) -> NoReturn:
-    """On a signal: what was started is ended on the way out."""
-    sys.exit(128 + number)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench/run serving", description=__doc__)
-    parser.add_argument("--rounds", type=natural, default=5, help="how often all is measured (default: %(default)s)")
-    parser.add_argument("--seconds", type=natural, default=2, help="of load for each figure (default: %(default)s)")
+    parser.add_argument("--rounds", type=from_1_to_60, default=5, help="rounds (default: %(default)s)")
+    parser.add_argument("--seconds", type=from_1_to_60, default=2, help="load for each figure (default: %(default)s)")
     names = (*WORKLOADS, "import")
-    parser.add_argument("--only", choices=names, action="append", help="may be repeated (default: all)")
+    parser.add_argument("--only", choices=names, action="append", help="measure only this; may be repeated")
     arguments = parser.parse_args(argv)
     wanted = arguments.only or names
-    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGTERM, exit_on_signal)
     try:
-        tables, broken = measure_all(
+        tables, errors = measure_all(
             [name for name in WORKLOADS if name in wanted], arguments.rounds, arguments.seconds
         )
         if "import" in wanted:
@@ -300,9 +311,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     print("\n\n".join(tables))
     print(f"\n{machine(f'Python {platform.python_version()}')}; rounds: {arguments.rounds}")
-    for problem in broken:
-        progress(f"bench/run serving: {problem}")
-    return 1 if broken else 0
+    for error in errors:
+        progress(f"bench/run serving: {error}")
+    return 1 if errors else 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 # mypy: ignore-errors
-# The servers are installed in the bench's own environment only.
-"""The same file by the servers beside echo: an ASGI application, an RSGI application, a configuration of nginx."""
+# Only the environment of bench/run serving has these packages.
+"""How the other servers serve the same file: an ASGI application, an RSGI application, an nginx configuration."""
 
 import os
 
@@ -30,7 +30,7 @@ http {{
 
 
 def starlette():
-    """What Starlette's users write to serve a file."""
+    """Serve the file as the usual Starlette application does."""
     from starlette.applications import Starlette
     from starlette.responses import FileResponse
     from starlette.routing import Route
@@ -42,5 +42,5 @@ def starlette():
 
 
 async def rsgi(scope, protocol):
-    """What Granian's users write to serve a file."""
+    """Serve the file as the usual RSGI application does."""
     protocol.response_file(200, [("content-type", "text/plain")], FILE)

@@ -1,4 +1,4 @@
-"""What a change of one line of the generator makes anew: of an image, the layers; as a registry gets them."""
+"""Measure how much must be uploaded to a registry after one line of the generator was changed."""
 
 import hashlib
 import json
@@ -11,29 +11,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from containers import DOCKER, Failure, Workshop, docker
+from command import Failure
+from containers import DOCKER, DockerSession, docker
 from report import number
 
 ROOT = Path(__file__).parent.parent
-CHANGED = Path("generator/loop.py")
+CHANGED_FILE = Path("generator/loop.py")
+CHANGE = "# changed\n"
 
 
 @dataclass(frozen=True)
-class Shipment:
-    """Layers that are new, of how many, and their bytes."""
+class Upload:
+    """The layers of an image that the registry does not have yet."""
 
-    new: int
-    layers: int
-    size: int
-    compressed: int
+    new_layers: int
+    all_layers: int
+    size: int  # bytes of the new layers
+    compressed: int  # bytes of the new layers, compressed
 
     def __str__(self) -> str:
         size, compressed = (f"{number(each / 1024)} KiB" for each in (self.size, self.compressed))
-        return f"{size} ({compressed} compressed): {self.new} of {self.layers} layers"
+        return f"{size} ({compressed} compressed): {self.new_layers} of {self.all_layers} layers"
 
 
 def changed_tree(folder: Path) -> Path:
-    """A copy of the tree with one comment more."""
+    """Copy the project into the folder, add a comment to one file of the generator, and return the copy."""
     copy = folder / "tree"
     copy.mkdir()
     for path in ROOT.iterdir():
@@ -41,23 +43,24 @@ def changed_tree(folder: Path) -> Path:
             shutil.copytree(path, copy / path.name, ignore=shutil.ignore_patterns("__pycache__"))
         elif path.is_file():
             shutil.copy2(path, copy)
-    with (copy / CHANGED).open("a") as file:
-        file.write("# changed\n")
+    with (copy / CHANGED_FILE).open("a") as file:
+        file.write(CHANGE)
     return copy
 
 
-def changed_file() -> int:
-    """Its bytes."""
-    return (ROOT / CHANGED).stat().st_size + len("# changed\n")
+def changed_file_size() -> int:
+    """Return the size of the changed file in bytes."""
+    return (ROOT / CHANGED_FILE).stat().st_size + len(CHANGE)
 
 
-def layers(image: str) -> list[str]:
-    found: list[str] = json.loads(docker("image", "inspect", "--format", "{{json .RootFS.Layers}}", image))
-    return found
+def layer_digests(image: str) -> list[str]:
+    """Return the digests of the image's layers. Raises Failure."""
+    digests: list[str] = json.loads(docker("image", "inspect", "--format", "{{json .RootFS.Layers}}", image))
+    return digests
 
 
-def sizes(image: str, wanted: set[str]) -> tuple[int, int]:
-    """Bytes of these layers, as they are and compressed. Raises Failure."""
+def layer_sizes(image: str, digests: set[str]) -> tuple[int, int]:
+    """Return how many bytes these layers have in all, uncompressed and compressed. Raises Failure."""
     size = compressed = 0
     with tempfile.TemporaryFile() as saved:
         subprocess.run([DOCKER, "save", image], stdout=saved, check=True, timeout=120)
@@ -65,27 +68,31 @@ def sizes(image: str, wanted: set[str]) -> tuple[int, int]:
         with tarfile.open(fileobj=saved) as archive:
             for member in archive:
                 file = archive.extractfile(member) if member.isfile() else None
-                if file and f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}" in wanted:  # type: ignore[arg-type]
+                if file and f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}" in digests:  # type: ignore[arg-type]
                     file.seek(0)
                     size += member.size
-                    compressed += deflated(file)
+                    compressed += compressed_size(file)
     if not size:
-        raise Failure(f"docker save: the new layers of {image} are not in it")
+        raise Failure(f"docker save: cannot find the new layers of {image} in its output")
     return size, compressed
 
 
-def deflated(file: IO[bytes]) -> int:
-    squeeze, length = zlib.compressobj(), 0
+def compressed_size(file: IO[bytes]) -> int:
+    """Return how many bytes the rest of the file has after compression."""
+    compressor, size = zlib.compressobj(), 0
     while block := file.read(2**20):
-        length += len(squeeze.compress(block))
-    return length + len(squeeze.flush())
+        size += len(compressor.compress(block))
+    return size + len(compressor.flush())
 
 
-def shipment(workshop: Workshop, context: str, tree: Path, base: str) -> Shipment:
-    """For the image of a folder in the tree, of which `tree` is the changed copy. Raises Failure."""
+def measure_upload(session: DockerSession, context: str, tree: Path, base: str) -> Upload:
+    """Build the image of the folder `context` from the project and from its changed copy `tree`, and compare.
+
+    Raises Failure.
+    """
     name = context.strip("./") or "single"
-    before = layers(workshop.build(ROOT / context, base, f"{name}-before"))
-    image = workshop.build(tree / context, base, f"{name}-after")
-    after = layers(image)
+    before = layer_digests(session.build(ROOT / context, base, f"{name}-before"))
+    image = session.build(tree / context, base, f"{name}-after")
+    after = layer_digests(image)
     new = set(after) - set(before)
-    return Shipment(len(new), len(after), *sizes(image, new))
+    return Upload(len(new), len(after), *layer_sizes(image, new))

@@ -1,4 +1,4 @@
-"""The signals that echo answers to."""
+"""The signals that echo handles."""
 
 import signal
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 MODE = 0o664  # group 0 may continue the file under another user id, as OpenShift needs
 STATE_BYTES = 1024  # always overwritten as a whole, with one write within a page: a kill cannot tear it
-ORIGINAL_NS = 10**9  # a lock file that changed later than this after its state was written is a copy
+ORIGINAL_NS = 10**8  # a lock file that changed later than this after its state was written is a copy
 
 
 class Locked(OSError):

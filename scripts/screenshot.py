@@ -1,4 +1,4 @@
-"""Renew docs/page.png, a screenshot of the page after many numbers. Run it with the tests' Python."""
+"""Write docs/page.png, a screenshot of the page with a running generator. Run it with the Python of the tests."""
 
 import sys
 import tempfile

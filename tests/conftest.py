@@ -1,11 +1,14 @@
-"""Which tests can run here."""
+"""Which tests can run here, how often they repeat, and which of them run alone."""
 
+import contextlib
+import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import pytest
+from hypothesis import settings as profiles
 
-from support import cluster, compose, engine
+from support import cluster, compose, engine, locked
 from support.couplings import COUPLINGS, NEEDS
 
 
@@ -13,7 +16,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--coupling", action="append", choices=sorted(COUPLINGS), help="only the tests of this one; may be repeated"
     )
-    parser.addoption("--slow", action="store_true", help="let chaos last for three minutes")
+    parser.addoption("--slow", action="store_true", help="repeat and try at random ten times as often")
     parser.addoption("--url", metavar="URL", help="only the contract, of an application that runs there")
     parser.addoption("--context", default="", help="the Kubernetes cluster, by kubectl's name [the current one]")
     parser.addoption("--second-context", default="", help="another one, for a federation")
@@ -30,6 +33,15 @@ def pytest_configure(config: pytest.Config) -> None:
     cluster.edge = config.getoption("--edge")
     cluster.link = config.getoption("--link")
     cluster.registry = "".join(f"{prefix.rstrip('/')}/" for prefix in [config.getoption("--registry")] if prefix)
+    profiles.register_profile("quick", deadline=None, max_examples=100)
+    profiles.register_profile("slow", deadline=None, max_examples=1000)
+    profiles.load_profile("slow" if config.getoption("--slow") else "quick")
+
+
+@pytest.fixture(scope="session")
+def effort(request: pytest.FixtureRequest) -> int:
+    """How many times as often a test repeats what it tries at random: 10 with --slow."""
+    return 10 if request.config.getoption("--slow") else 1
 
 
 def coupling(item: pytest.Item) -> str:
@@ -37,6 +49,7 @@ def coupling(item: pytest.Item) -> str:
     return str(mark.args[0]) if mark else ""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     wanted = {*(config.getoption("--coupling") or []), *(["url"] if config.getoption("--url") else [])}
     if wanted:
@@ -52,6 +65,38 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     both = bool(cluster.second) or "federation" in named
     skip_where_missing(items, "federation", cluster.federation_problem, must=both)
     skip_where_missing(items, "link", cluster.link_problem, must=ci and both)
+
+    items.sort(key=lambda item: not serial(item))
+    for item in items:
+        if group := coupling(item) or ("serial" if serial(item) else ""):
+            item.add_marker(pytest.mark.xdist_group(group))  # a worker launches each coupling once
+
+
+def serial(item: pytest.Item | None) -> bool:
+    return bool(item and item.get_closest_marker("serial"))
+
+
+kept: contextlib.ExitStack | None = None  # the locks of a worker that has another serial test to run
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
+    """Run a serial test while no other worker runs a test; the wait does not count as time of the test."""
+    global kept
+    locks = kept or take_turn(serial(item))
+    try:
+        return (yield)
+    finally:
+        kept = locks if serial(item) and serial(nextitem) else None
+        if not kept:
+            locks.close()
+
+
+def take_turn(alone: bool) -> contextlib.ExitStack:
+    """Wait for the right to run a test, alone or with others; who waits to be alone is let in before others."""
+    with contextlib.ExitStack() as locks, locked("next"):
+        locks.enter_context(locked("machine", fcntl.LOCK_EX if alone else fcntl.LOCK_SH))
+        return locks.pop_all()
 
 
 def skip_where_missing(items: list[pytest.Item], mark: str, problem: Callable[[], str], must: bool) -> None:

@@ -1,2 +1,2 @@
-bash generator.sh & # bash, for Debian's sh has no $RANDOM
+bash generator.sh & # bash, because Debian's sh has no $RANDOM
 sh echo.sh

@@ -104,11 +104,13 @@ class Data:
         name = parse(request.path.removeprefix(SEGMENT_PREFIX))
         current = self.folder.refresh()
         segment = self.folder.find(*name) if name else None
+        successor = segment.next if segment else name and self.folder.after(*name)
+        link = [("link", f'<{SEGMENT_PREFIX}{successor.name}>; rel="next"')] if successor else []
         if name and not segment and self.folder.is_gone(*name):
-            return Text(410, f"segment {name} is no longer kept: the oldest one is {self.folder.segments()[0].name}")
+            return Text(410, f"segment {name} is no longer kept: the oldest one is {self.folder.segments()[0].name}", link)
         if not segment:
-            return Text(404, f"unknown segment {request.path!a}: the current one is {SEGMENT_PREFIX}{current.name}")
-        link = [("link", f'<{SEGMENT_PREFIX}{segment.next.name}>; rel="next"')] if segment.next else []
+            words = f"unknown segment {request.path!a}: the current one is {SEGMENT_PREFIX}{current.name}"
+            return Text(404, words, link)
         return self.answer(request, Representation(segment, last_modified(segment.modified, time.time()), link))
 
     def answer(self, request: Request, representation: Representation) -> Response | Awaitable[Response]:
@@ -185,9 +187,7 @@ class Data:
             cursor = Cursor(place, offset - place.base)
             cursor.check()
             return cursor, ""
-        kept = [segment for segment in self.folder.segments() if segment.stream == stream and segment.is_readable]
-        later = [segment for segment in kept if segment.base > offset]
-        return Cursor(later[0] if later else self.folder.refresh(), 0), f"{stream}-{offset}"
+        return Cursor(self.folder.after(stream, offset) or self.folder.refresh(), 0), f"{stream}-{offset}"
 
     def refresh(self) -> bool:
         """Refresh the folder, and send new numbers to the followers; return whether there were any."""

@@ -116,8 +116,8 @@ class Mirror:
                     if not self._take(response, head, copy):
                         return
             successor = self._upstream.successor(session, copy.name, copy.size)
-        except SegmentGone:
-            self._leave()
+        except SegmentGone as gone:
+            self._leave(gone.successor)
             return
         if successor:
             self._begin(successor)
@@ -159,7 +159,7 @@ class Mirror:
         except OSError as error:
             self._copy = None  # to be opened anew
             raise self._folder_error(error) from None
-        if head.modified and copy.size <= head.size:
+        if head.modified and copy.size == head.size:
             copy.stamp(head.modified)
         self._reached()
 
@@ -170,15 +170,15 @@ class Mirror:
 
     def _begin(self, name: SegmentName) -> Copy:
         """Open the copy of a segment, in which there may be something."""
-        if name == self._gone:
-            self._gone = None
-            raise UpstreamError(f"it says that segment {name} is gone, and has it: do its replicas differ?")
+        gone, self._gone = self._gone, None
+        if gone and gone.stream == name.stream and gone.base >= name.base:
+            raise UpstreamError(f"does not have segment {gone}, and is at {name}: waiting for it")
         try:
             copy = self._copies.open(name)
         except OSError as error:
             raise self._folder_error(error) from None
         self._close_copy()
-        self._copy, self._gone = copy, None
+        self._copy = copy
         return copy
 
     def _show(self, copy: Copy) -> None:
@@ -189,12 +189,15 @@ class Mirror:
                 raise self._folder_error(error) from None
             self._shown = copy
 
-    def _leave(self) -> None:
-        """Go on with the source's current segment, because it does not keep ours."""
-        if self._copy:
-            log(f"{self._upstream.url} does not keep segment {self._copy.name} any more")
-            self._gone = self._copy.name
+    def _leave(self, successor: SegmentName | None) -> None:
+        """Go on with the next segment that the source keeps, or its current one, because it does not keep ours."""
+        gone = self._copy.name if self._copy else None
+        if gone:
+            log(f"{self._upstream.url} does not keep segment {gone} any more")
         self._close_copy()
+        if successor:
+            self._begin(successor)
+        self._gone = gone
 
     def _close_copy(self) -> None:
         if self._copy:

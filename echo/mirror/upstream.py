@@ -29,6 +29,10 @@ class UpstreamError(Exception):
 class SegmentGone(Exception):
     """The source does not keep this segment any more."""
 
+    def __init__(self, successor: SegmentName | None) -> None:
+        super().__init__()
+        self.successor = successor  # the first one that it keeps after it, if it names one
+
 
 @dataclass(frozen=True)
 class Head:
@@ -100,7 +104,9 @@ class Upstream:
         with session.get(url, headers=headers, stream=True, **options) as response:
             self.note_via(response)
             if name and response.status_code in (404, 410):
-                raise SegmentGone
+                if not response.raw.read1(1):
+                    raise UpstreamError("its answer was cut short")
+                raise SegmentGone(linked(response))
             check(response)
             yield response
 
@@ -111,10 +117,15 @@ class Upstream:
         """
         with self.ask(session, name, 0, 0) as response:
             length = response.headers.get("Content-Range" if response.status_code == 206 else "Content-Length", "")
-            link = re.search(r'<([^>]*)>\s*;\s*rel="?next"?', response.headers.get("Link", ""))
             match = re.fullmatch("(?:bytes 0-0/)?([0-9]{1,16})", length)
             complete = match and int(match[1]) <= size and response.raw.read1(1)
-            return parse(link[1].rpartition("/")[2]) if link and complete else None
+            return linked(response) if complete else None
+
+
+def linked(response: requests.Response) -> SegmentName | None:
+    """Return the segment that an answer names as the next one."""
+    link = re.search(r'<([^>]*)>\s*;\s*rel="?next"?', response.headers.get("Link", ""))
+    return parse(link[1].rpartition("/")[2]) if link else None
 
 
 def check(response: requests.Response) -> None:

@@ -90,6 +90,14 @@ class DataFolder:
         kept = [segment.base for segment in self._segments if segment.stream == stream]
         return stream in self._streams and base < min(kept, default=base + 1)
 
+    def after(self, stream: str, offset: int) -> Segment | None:
+        """Return the first segment that follows a position which is not kept, or None if none does."""
+        kept = [segment for segment in self._segments if segment.is_readable]
+        later = [segment for segment in kept if segment.stream == stream and segment.base > offset]
+        if not later and self.current and self.current.stream != stream:
+            later = [segment for segment in kept if segment.stream == self.current.stream]
+        return later[0] if later else None
+
     def locate(self, stream: str, offset: int) -> Segment | Place:
         """Return the segment that holds a position or ends there, the later one if both."""
         for segment in reversed(self._segments):
@@ -113,26 +121,30 @@ class DataFolder:
 
     def _look(self, there: os.stat_result) -> Segment:
         """Bring the segments up to date. Raises NotReady and OSError."""
-        file = Path(os.path.realpath(self.path))
-        link, name = parse_file_name(file.name) or ("", None)
-        current, self._plain = self.current, name is None
-        if self._plain and current and current.path == file and current.is_file(there):
-            name = current.id
-        if not current or current.id != name or time.monotonic() >= self._scan_due:
-            current = self._scan(file, link, name or new_stream())
+        current = self.current
+        if not current or not current.is_file(there) or time.monotonic() >= self._scan_due:
+            current = self._scan(there)
         try:
             grown = current.refresh(there)
         except Damaged:
             if not self._plain:
                 raise
-            current = self._scan(file, link, new_stream())
+            current = self._scan()
             grown = current.refresh(there)
         self.grown += grown if self._looked else 0
         self._lost_since = None
         return current
 
-    def _scan(self, file: Path, link: str, name: SegmentName) -> Segment:
-        """Compare what is in the folder with what is known; return the segment of that name, the current one."""
+    def _scan(self, there: os.stat_result | None = None) -> Segment:
+        """Compare the folder with what is known of it; return the current segment.
+
+        A plain file goes on with its name if it is still the file of this status.
+        """
+        file, current = Path(os.path.realpath(self.path)), self.current
+        link, name = parse_file_name(file.name) or ("", None)
+        if not name and there and self._plain and current and current.path == file and current.is_file(there):
+            name = current.id
+        name, self._plain = name or new_stream(), not link
         names = {name}
         if link:
             found = [parse_file_name(entry) for entry in os.listdir(file.parent)]

@@ -36,6 +36,8 @@ def parse(text: str) -> SegmentName | None:
 
 
 def successor(name: SegmentName, names: Iterable[SegmentName], current: SegmentName) -> SegmentName:
-    """Return the segment that follows: the next one of the same stream, or else the current one."""
+    """Return the segment that follows: the next one of its stream, or else the first one of the current stream."""
     later = [other for other in names if other.stream == name.stream and other.base > name.base]
+    if not later and name.stream != current.stream:
+        later = [other for other in names if other.stream == current.stream]
     return min(later, default=current)

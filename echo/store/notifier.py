@@ -97,9 +97,11 @@ class Notifier:
 
     def _schedule(self) -> None:
         """Refresh at once, but not all the time."""
-        if not self._due:
-            loop = asyncio.get_running_loop()
-            self._due = loop.call_at(max(self._refreshed + PAUSE_SECONDS, loop.time()), self._refresh)
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._refreshed + PAUSE_SECONDS:
+            self._refresh()
+        elif not self._due:
+            self._due = loop.call_at(self._refreshed + PAUSE_SECONDS, self._refresh)
 
     def _read(self) -> bool:
         """Whether inotify reports something of the symlink or the segment."""

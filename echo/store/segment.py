@@ -48,6 +48,7 @@ class Segment:
         self.next: Segment | None = None  # set once nothing more comes to this one
         self.counted = self.numbers = 0  # bytes, and numbers in them
         self._fd = -1
+        self._file: os.stat_result | None = None  # what is open
         self._last = b""  # bytes before `size`
         self._cache: bytes | None = b""  # the first bytes, while the segment is current and small
         self._malformed = False  # a line within `size` is too long
@@ -147,10 +148,11 @@ class Segment:
         """Open the file unless it is open. Raises OSError."""
         if self._fd < 0:
             self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would block
+            self._file = os.fstat(self._fd)
 
     def is_file(self, there: os.stat_result) -> bool:
         """Whether this is the file that is open."""
-        return self.is_open and os.path.samestat(os.fstat(self._fd), there)
+        return self._file is not None and self.is_open and os.path.samestat(self._file, there)
 
     def refresh(self, there: os.stat_result) -> int:
         """Take in what was appended to the current segment, whose file that is; return the bytes.
@@ -159,8 +161,9 @@ class Segment:
         """
         if self.state is not State.CURRENT or not self.is_file(there):
             self._reopen()  # a copy of the file continues it
+            there = os.fstat(self._fd)
         try:
-            grown = self._append(None)
+            grown = self._append(there)
         except Damaged:
             self.state = State.DAMAGED
             raise
@@ -217,32 +220,35 @@ class Segment:
                 self.size, self.modified = stop, seen.st_mtime
                 return
         self.open()
-        self._append(stop)
+        self._append(os.fstat(self._fd), stop)
         if stop is not None and self.size < stop:
             self._reopen()
-            self._append(stop)
+            self._append(os.fstat(self._fd), stop)
 
-    def _append(self, stop: int | None) -> int:
+    def _append(self, seen: os.stat_result, stop: int | None = None) -> int:
         """Take in whole lines up to `stop`; return the bytes. Raises Damaged, NotReady and OSError.
 
         One write(2) is not one step for a reader: where it crosses a page the kernel shows the first part first,
-        so the end of the file may be half a line. Only the last CACHE_BYTES are checked for lines that are too long;
-        `count` checks all.
+        so the end of the file may be half a line. Of much that came at once only the end is checked for lines that are
+        too long; `count` checks all.
         """
-        seen = os.fstat(self._fd)
         there = seen.st_size if stop is None else min(seen.st_size, stop)
-        start = max(self.size, there - CACHE_BYTES)
-        block = self._pread(start, max(start, there))
-        size = start + whole_lines(block, inside=start > self.size)
-        # Read the new end before the old one is compared, to miss no change in between.
-        last = self._pread(max(0, size - COMPARED_BYTES), size)
-        if there < self.size or self._pread(self.size - len(self._last), self.size) != self._last:
+        start = max(self.size, there - (BLOCK_BYTES if self._cache is None else CACHE_BYTES))
+        known = len(self._last)
+        if start == self.size:
+            block = self._pread(start - known, max(start, there))
+            before, block = block[:known], block[known:]
+        else:
+            block, before = self._pread(start, there), self._pread(self.size - known, self.size)
+        if there < self.size or before != self._last:
             raise Damaged(f"{self.path} was truncated or overwritten: waiting for the next segment (SIGHUP serves it)")
+        size = start + whole_lines(block, inside=start > self.size)
         grown = size - self.size
         self.modified = min(seen.st_mtime, time.time() if grown else self.modified)
         if grown and self._cache is not None:
             self._cache = self._cache + block[:grown] if start == self.size and size <= CACHE_BYTES else None
-        self.size, self._last = size, last
+        self._last = (self._last + block[: size - start])[-COMPARED_BYTES:]
+        self.size = size
         return grown
 
     def _pread(self, start: int, stop: int) -> bytes:

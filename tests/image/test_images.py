@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support import ROOT, engine, wait_until
+from support import ROOT, engine
 from support.engine import Container, docker
 
 pytestmark = pytest.mark.docker
@@ -44,8 +44,9 @@ def test_a_change_to_one_program_changes_no_byte_of_the_others_image(tmp_path: P
     with (copy / changed / "__init__.py").open("a") as file:
         file.write("# changed\n")
     before = {program: layers(engine.part(program)) for program in PROGRAMS}
-    after = {program: layers(engine.part(program, copy)) for program in PROGRAMS}
-    docker("image", "rm", *(engine.part(program, copy) for program in PROGRAMS))
+    names = {program: f"appcoup-{program}:with-{changed}-changed" for program in PROGRAMS}
+    after = {program: layers(engine.build(names[program], copy / program)) for program in PROGRAMS}
+    docker("image", "rm", *names.values())
     assert after[same] == before[same]
     assert [old == new for old, new in zip(before[changed], after[changed], strict=True)].count(False) == 2
 
@@ -65,7 +66,7 @@ def test_they_work_together_with_everything_taken_away_that_can_be() -> None:
                 assert command_line(generator) == ["python", "-m", "generator"]
                 assert command_line(echo) == ["python", "-m", "echo"]
                 for program in (generator, echo):
-                    wait_until(lambda program=program: program.state()["Health"]["Status"] == "healthy")  # type: ignore[misc]
+                    program.becomes("healthy")
                     program.signal("USR1")
                     program.said("SIGUSR1: ")
                     program.signal("TERM")
@@ -80,9 +81,9 @@ def command_line(container: Container) -> list[str]:
 def test_a_program_that_hangs_is_unhealthy(program: str) -> None:
     options = ("--health-interval", "1s", "--health-start-period", "0s", "--health-timeout", "1s")
     with engine.container(*options, of=engine.part(program)) as hanging:
-        wait_until(lambda: hanging.state()["Health"]["Status"] == "healthy")  # type: ignore[index]
+        hanging.becomes("healthy")
         hanging.signal("STOP")
-        wait_until(lambda: hanging.state()["Health"]["Status"] == "unhealthy", within=30)  # type: ignore[index]
+        hanging.becomes("unhealthy", within=30)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from support import ROOT, wait_until
-from support.engine import build, container, docker
+from support.engine import POLL, build, container, docker
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.xdist_group("debian")]
 README = (ROOT / "pid1" / "README.md").read_text()
 DOCKERFILE, *CONFS = re.findall(r"```(?:dockerfile|ini)\n(.*?)```", README, re.DOTALL)
 EXAMPLE, CONTROL, FPM, MIGRATIONS, CRON = CONFS
@@ -65,9 +65,8 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     text = "\n".join(["ARG BASE", "FROM ${BASE}", PACKAGES, "COPY pid1 /src/pid1", *lines, INSTALL, command, ""])
     (folder / "Dockerfile").write_text(text.replace("supervisor-pid1", "/src/pid1"))
     (folder / "supervisord.conf").write_text(EXAMPLE + CONTROL)
-    image = build("pid1-foreign", folder)
-    yield image
-    docker("image", "rm", "--force", image)
+    yield build("pid1-foreign", folder)
+    docker("image", "rm", "--force", "pid1-foreign")
 
 
 def conf(folder: Path, programs: str) -> list[str]:
@@ -82,7 +81,7 @@ def test_the_example_starts_in_order_and_stops_cleanly(foreign: str) -> None:
         starts = re.findall(r"spawned: '(\w+)'", app.logs())
         assert starts == ["db", "migrate", "web"]
         app.said("migrate | migrating")
-        wait_until(lambda: "web                  ready" in app.run("supervisorctl", "pid1", "status"))
+        wait_until(lambda: "web                  ready" in app.run("supervisorctl", "pid1", "status"), every=POLL)
         start = time.time()
         app.signal("TERM")
         assert app.ended() == 0
@@ -112,7 +111,7 @@ def test_the_recipe_with_migrations_and_a_worker(foreign: str, tmp_path: Path) -
     with container(*conf(tmp_path, MIGRATIONS), of=foreign) as app:
         app.said("migrate | migrated with 42", "worker | worker has 42")
         assert re.findall(r"spawned: '(\w+)'", app.logs())[0] == "migrate"
-        wait_until(lambda: "web                  ready" in app.run("supervisorctl", "pid1", "status"))
+        wait_until(lambda: "web                  ready" in app.run("supervisorctl", "pid1", "status"), every=POLL)
         assert "gunicorn works" in app.run("python3", "-c", GET, "http://127.0.0.1:8000/")
         app.signal("TERM")
         assert app.ended() == 0

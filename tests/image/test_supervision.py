@@ -16,12 +16,13 @@ from urllib.parse import urlsplit
 import pytest
 
 from support import ROOT, wait_until
-from support.engine import DOCKER, HARDENED, Container, container, docker, image
+from support.engine import DOCKER, POLL, Container, container, docker, image, volume
 
 pytestmark = pytest.mark.docker
 CONF = (ROOT / "supervisord.conf").read_text()
 GENERATOR = "command = python -m generator"
 ECHO = "command = python -m echo"
+LOST = 4  # seconds: a stop after a lost signal takes 5 or more, any other much less also on a busy machine
 CLEAN = ("generator | stopped by SIGTERM", "echo | stopped: ")
 
 
@@ -49,20 +50,21 @@ def stop(app: Container, name: str = "TERM") -> float:
 # Stopping
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("name", ["TERM", "INT", "QUIT"])
-def test_a_stop_signal_stops_both_cleanly_within_a_second(options: list[str], name: str) -> None:
-    with container(*options) as app:
+def test_a_stop_signal_stops_both_cleanly_within_a_second(hardened: list[str], name: str) -> None:
+    with container(*hardened) as app:
         app.running()
         assert stop(app, name) < 1
         app.said(*CLEAN)
 
 
-def test_ctrl_c_in_a_terminal_stops_both(options: list[str]) -> None:
+def test_ctrl_c_in_a_terminal_stops_both(hardened: list[str]) -> None:
     """`docker run -it`, with a real terminal."""
     mine, theirs = pty.openpty()
     name = f"appcoup-terminal-{os.getpid()}"
     client = subprocess.Popen(
-        [DOCKER, "run", "--rm", "-it", "--name", name, *options, image()], stdin=theirs, stdout=theirs, stderr=theirs
+        [DOCKER, "run", "--rm", "-it", "--name", name, *hardened, image()], stdin=theirs, stdout=theirs, stderr=theirs
     )
     os.close(theirs)
     seen = b""
@@ -87,17 +89,16 @@ def test_ctrl_c_in_a_terminal_stops_both(options: list[str]) -> None:
         subprocess.run([DOCKER, "rm", "--force", name], capture_output=True)
 
 
-def test_downloads_in_flight_finish(options: list[str]) -> None:
+def test_downloads_in_flight_finish() -> None:
     """50 of them, each more than the buffers on the way hold; both programs still stop cleanly, status 0."""
     numbers = {"GENERATOR_INTERVAL": "0", "GENERATOR_COUNT": "1500000"}
-    with container(*(f"--env={k}={v}" for k, v in numbers.items()), *options) as app:
+    with container(*(f"--env={k}={v}" for k, v in numbers.items())) as app:
         app.said("generator | done:")
         url = urlsplit(app.url)
         clients = [socket.create_connection((url.hostname, url.port)) for _ in range(50)]
         for client in clients:
             client.sendall(b"GET /data HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         heads = [client.recv(4096) for client in clients]
-        start = time.time()
         app.signal("TERM")
         app.said("echo | SIGTERM: stopping")
         with ThreadPoolExecutor(10) as pool:
@@ -108,7 +109,6 @@ def test_downloads_in_flight_finish(options: list[str]) -> None:
             length = int(header.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
             assert len(body) + size == length > 8_000_000
         app.said("echo | stopped: ")
-        assert app.finished_at() - start < 3  # echo's own limit for the laggards
 
 
 def drain(client: socket.socket) -> int:
@@ -120,24 +120,24 @@ def drain(client: socket.socket) -> int:
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.01, 0.02, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5])
-def test_a_stop_during_start_up_is_not_lost(options: list[str], delay: float) -> None:
+def test_a_stop_during_start_up_is_not_lost(hardened: list[str], delay: float) -> None:
     """Wherever in the start the signal arrives: before supervisord runs it would be dropped by the kernel."""
-    with container(*options) as app:
+    with container(*hardened) as app:
         threading.Event().wait(delay)
-        assert stop(app) < 1
+        assert stop(app) < LOST
 
 
-def test_a_stop_during_back_off_ends_at_once(options: list[str], tmp_path: Path) -> None:
-    with container(*options, *conf(tmp_path, (GENERATOR, "command = sh -c 'exit 3'"))) as app:
+def test_a_stop_during_back_off_ends_at_once(tmp_path: Path) -> None:
+    with container(*conf(tmp_path, (GENERATOR, "command = sh -c 'exit 3'"))) as app:
         app.said("exited: generator (exit status 3; not expected)")
-        assert stop(app) < 1
+        assert stop(app) < LOST
 
 
-def test_fifty_stops_right_after_a_respawn() -> None:
-    """The signal then meets a child between fork and exec, or a Python that is starting; half of them hardened."""
+def test_a_stop_right_after_a_respawn_is_not_lost(effort: int) -> None:
+    """The signal then meets a child between fork and exec, or a Python that is starting."""
 
     def once(number: int) -> float:
-        with container(*HARDENED if number % 4 < 2 else ()) as app:
+        with container() as app:
             pids = app.running()
             program = ("generator", "echo")[number % 2]
             respawn_and_stop = (
@@ -149,23 +149,22 @@ def test_fifty_stops_right_after_a_respawn() -> None:
             return app.finished_at() - start
 
     with ThreadPoolExecutor(5) as pool:
-        times = list(pool.map(once, range(50)))
-    assert len(times) == 50
-    assert max(times) < 4, sorted(times)  # a lost signal takes the full 5 s; five containers share the machine here
+        times = list(pool.map(once, range(5 * effort)))
+    assert max(times) < LOST, sorted(times)
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("deaf", [(GENERATOR,), (GENERATOR, ECHO)], ids=["one", "both"])
-def test_programs_that_ignore_term_are_killed_together_at_their_deadline(
-    options: list[str], tmp_path: Path, deaf: tuple[str, ...]
-) -> None:
-    """Within the 10 s that Docker gives, and within 50 ms of the 5 s that the conf gives.
+def test_programs_that_ignore_term_are_killed_together_at_their_deadline(tmp_path: Path, deaf: tuple[str, ...]) -> None:
+    """Within the 10 s that Docker gives, and within 50 ms of the time that the conf gives, here 2 s.
 
     In one of three tries, for the machine may do something else just then.
     """
     ignoring = "command = sh -c \"trap '' TERM; echo deaf; while :; do sleep 1; done\""
 
     def late() -> float:
-        with container(*options, *conf(tmp_path, *((command, ignoring) for command in deaf))) as app:
+        changes = [*((command, ignoring) for command in deaf), ("stopwaitsecs = 5", "stopwaitsecs = 2")]
+        with container(*conf(tmp_path, *changes)) as app:
             wait_until(lambda: app.logs().count("| deaf") == len(deaf))
             app.signal("TERM")
             app.said("received SIGTERM")
@@ -175,8 +174,8 @@ def test_programs_that_ignore_term_are_killed_together_at_their_deadline(
             told = next(time for time, line in log if "received SIGTERM" in line)
             killed = [time for time, line in log if "with SIGKILL" in line]
             assert len(killed) == len(deaf)
-            assert min(killed) - told >= 4.95  # Docker's time stamps may be late
-            return max(killed) - told - 5.0
+            assert min(killed) - told >= 1.95  # Docker's time stamps may be late
+            return max(killed) - told - 2
 
     tries = [late()]
     while tries[-1] >= 0.05 and len(tries) < 3:
@@ -188,17 +187,17 @@ def test_programs_that_ignore_term_are_killed_together_at_their_deadline(
 
 
 @pytest.mark.parametrize("name", ["HUP", "USR1", "USR2"])
-def test_a_signal_is_passed_on_to_both_and_nothing_restarts(options: list[str], name: str) -> None:
-    with container(*options) as app:
+def test_a_signal_is_passed_on_to_both_and_nothing_restarts(hardened: list[str], name: str) -> None:
+    with container(*hardened) as app:
         pids = app.running()
         app.signal(name)
         app.said(f"generator | SIG{name}", f"echo | SIG{name}")
         assert app.running() == pids
 
 
-def test_a_signal_during_start_up_waits_for_both(options: list[str]) -> None:
+def test_a_signal_during_start_up_waits_for_both(hardened: list[str]) -> None:
     """Passed on at once it would kill a program that has no handler yet."""
-    with container(*options) as app:
+    with container(*hardened) as app:
         app.said("spawned: 'echo'")
         app.signal("USR1")
         app.said("generator | SIGUSR1", "echo | SIGUSR1")
@@ -225,12 +224,11 @@ print(time.monotonic() - start)
 """
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("program", ["generator", "echo"])
-def test_a_killed_program_has_a_new_pid_within_100_ms_and_the_other_is_untouched(
-    options: list[str], program: str
-) -> None:
+def test_a_killed_program_has_a_new_pid_within_100_ms_and_the_other_is_untouched(program: str) -> None:
     other = {"generator": "echo", "echo": "generator"}[program]
-    with container(*options) as app:
+    with container() as app:
         times = []
         for _ in range(3):  # the machine may be slow once
             pids = app.running()
@@ -241,25 +239,27 @@ def test_a_killed_program_has_a_new_pid_within_100_ms_and_the_other_is_untouched
         assert min(times) < 0.1, times
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("program", ["generator", "echo"])
 def test_a_hung_program_is_replaced_within_its_deadline_and_the_other_is_untouched(
-    options: list[str], program: str
+    tmp_path: Path, program: str
 ) -> None:
     other = {"generator": "echo", "echo": "generator"}[program]
-    with container(*options) as app:
+    with container(*conf(tmp_path, ("ready = ", "alive_timeout = 2\nready = "))) as app:
         pids = app.running()
         app.run("sh", "-c", f"kill -STOP {pids[program]}")
         start = time.time()
         app.said(f"{program} hangs")
         killed = next(time for time, line in app.timed_logs() if f"{program} hangs" in line)
-        assert killed - start < 10.05  # the deadline in supervisord.conf
+        assert killed - start < 2.05
         wait_until(lambda: app.running()[program] != pids[program])
         assert app.running()[other] == pids[other]
 
 
-def test_back_off_ends_within_50_ms_of_its_time(options: list[str], tmp_path: Path) -> None:
+@pytest.mark.serial
+def test_back_off_ends_within_50_ms_of_its_time(tmp_path: Path) -> None:
     """Also when the main loop was woken in between, so that its own second is another."""
-    with container(*options, *conf(tmp_path, (GENERATOR, "command = sh -c 'exit 3'"))) as app:
+    with container(*conf(tmp_path, (GENERATOR, "command = sh -c 'exit 3'"))) as app:
         for number in range(1, 4):
             wait_until(lambda number=number: app.logs().count("exited: generator") == number)  # type: ignore[misc]
             app.signal("HUP")
@@ -273,8 +273,8 @@ def test_back_off_ends_within_50_ms_of_its_time(options: list[str], tmp_path: Pa
         assert statistics.median(late) < 0.05, late
 
 
-def test_startsecs_0_is_no_hot_loop(options: list[str], tmp_path: Path) -> None:
-    with container(*options, *conf(tmp_path, (GENERATOR, "command = false\nstartsecs = 0"))) as app:
+def test_startsecs_0_is_no_hot_loop(tmp_path: Path) -> None:
+    with container(*conf(tmp_path, (GENERATOR, "command = false\nstartsecs = 0"))) as app:
         wait_until(lambda: app.logs().count("spawned: 'generator'") >= 4)
         spawns = [time for time, line in app.timed_logs() if "spawned: 'generator'" in line]
         assert all(later - time > 0.45 for time, later in itertools.pairwise(spawns))
@@ -295,10 +295,12 @@ def test_startsecs_0_is_no_hot_loop(options: list[str], tmp_path: Path) -> None:
     ],
 )
 def test_a_program_that_cannot_be_kept_up_ends_the_container_with_its_status(
-    options: list[str], tmp_path: Path, command: str, status: int, why: str
+    tmp_path: Path, command: str, status: int, why: str
 ) -> None:
     """The last line of the log says which program and why; the other one has stopped cleanly."""
-    with container(*options, *conf(tmp_path, (GENERATOR, f"command = {command}\nstartretries = 1"))) as app:
+    with container(
+        *conf(tmp_path, (GENERATOR, f"command = {command}\nstartretries = 1\ndepends_on = echo:ready"))
+    ) as app:
         assert app.ended() == status
         app.said("echo | stopped: ")
         last = app.timed_logs()[-1][1]
@@ -316,10 +318,10 @@ def test_a_program_that_cannot_be_kept_up_ends_the_container_with_its_status(
         ("ECHO_LISTEN=0.0.0.0:80000", "--listen (ECHO_LISTEN)"),
     ],
 )
-def test_a_wrong_setting_ends_the_container_at_once_and_says_which(options: list[str], wrong: str, names: str) -> None:
+def test_a_wrong_setting_ends_the_container_at_once_and_says_which(wrong: str, names: str) -> None:
     """Once: a program that says with status 2 that it cannot work so is not tried again."""
     source = ["--env", "ECHO_SOURCE=/data/data"] if "FILE" in wrong else []
-    with container("--env", wrong, *source, *options) as app:
+    with container("--env", wrong, *source) as app:
         assert app.ended() == 2
         assert len([line for line in app.logs().splitlines() if names in line]) == 1
 
@@ -344,45 +346,45 @@ def test_a_read_only_root_without_a_temporary_directory_is_one_line() -> None:
         assert "--tmpfs /tmp" in line
 
 
-def test_a_second_generator_on_the_same_volume_says_who_writes(options: list[str]) -> None:
-    with container(*options) as first:
+def test_a_second_generator_on_the_same_volume_says_who_writes() -> None:
+    with volume() as name, container("--volume", f"{name}:/data") as first:
         first.running()
-        with container(*options) as second:
+        with container("--volume", f"{name}:/data") as second:
             assert second.ended() == 1
             assert f"has a writer already: generator with pid {first.running()['generator']}" in second.logs()
         assert first.running()
 
 
-def test_a_generator_without_a_count_is_kept_up_whoever_ends_it(options: list[str]) -> None:
+def test_a_generator_without_a_count_is_kept_up_whoever_ends_it() -> None:
     """It ends with status 0 when something in the container sends it SIGTERM, and that is not the end of its work."""
-    with container(*options) as app:
+    with container() as app:
         pids = app.running()
         app.run("sh", "-c", f"kill -TERM {pids['generator']}")
         wait_until(lambda: app.running()["generator"] != pids["generator"])
         assert app.running()["echo"] == pids["echo"]
 
 
-def test_a_count_that_is_soon_done_is_done(options: list[str]) -> None:
+def test_a_count_that_is_soon_done_is_done() -> None:
     """An end with status 0 within startsecs is no failure to start."""
-    with container(*options, "--env", "GENERATOR_COUNT=2", "--env", "GENERATOR_INTERVAL=0.1") as app:
+    with container("--env", "GENERATOR_COUNT=2", "--env", "GENERATOR_INTERVAL=0.1") as app:
         app.said("success: echo entered RUNNING")
         app.said("generator | done: 2 numbers")
         assert app.run("cat", "/data/data").count("\n") == 1  # between the two
         assert app.logs().count("spawned: 'generator'") == 1
-        assert stop(app) < 1
+        assert stop(app) < LOST
 
 
-def test_a_fork_that_failed_leaves_supervisord_hearing(options: list[str]) -> None:
+def test_a_fork_that_failed_leaves_supervisord_hearing() -> None:
     """With its signals blocked for good, a stop would take Docker's 10 s."""
-    with container(*options, "--pids-limit", "2") as app:
+    with container("--pids-limit", "2") as app:
         app.said("spawnerr: ")
         docker("update", "--pids-limit", "50", app.id)
         app.running()
         assert "SigBlk:\t0000000000000000" in app.run("cat", "/proc/1/status")
-        assert stop(app) < 1
+        assert stop(app) < LOST
 
 
-def test_a_slow_program_that_lives_is_left_alone(options: list[str], tmp_path: Path) -> None:
+def test_a_slow_program_that_lives_is_left_alone(tmp_path: Path) -> None:
     """It shows life every 3 s, and answers after 2, of the 4 that it may be without."""
     server = tmp_path / "server.py"
     server.write_text(SLOW_SERVER)
@@ -393,7 +395,7 @@ def test_a_slow_program_that_lives_is_left_alone(options: list[str], tmp_path: P
         ("alive = %(ENV_GENERATOR_HEARTBEAT)s", "alive = /tmp/generator.alive\nalive_timeout = 4"),
         ("alive = %(ENV_ECHO_HEARTBEAT)s", "alive = http://127.0.0.1:9000/\nalive_timeout = 4"),
     )
-    with container(*options, *changed, "--volume", f"{server}:/app/server.py:ro") as app:
+    with container(*changed, "--volume", f"{server}:/app/server.py:ro") as app:
         wait_until(lambda: app.logs().count("generator | alive") == 4)
         assert "hangs" not in app.logs()
 
@@ -415,8 +417,8 @@ while True:
 """
 
 
-def test_the_last_words_of_a_program_are_logged_without_a_line_end(options: list[str], tmp_path: Path) -> None:
-    with container(*options, *conf(tmp_path, (GENERATOR, "command = sh -c 'printf boom; exit 2'"))) as app:
+def test_the_last_words_of_a_program_are_logged_without_a_line_end(tmp_path: Path) -> None:
+    with container(*conf(tmp_path, (GENERATOR, "command = sh -c 'printf boom; exit 2'"))) as app:
         assert app.ended() == 2
         assert "generator | boom\n" in app.logs()
 
@@ -449,35 +451,35 @@ def sleepers(app: Container) -> int:
     return app.run("ps", "-e", "-o", "args=").count("sleep 2.")
 
 
-def test_a_hundred_orphans_are_reaped(options: list[str]) -> None:
-    with container(*options) as app:
+def test_a_hundred_orphans_are_reaped() -> None:
+    with container() as app:
         app.running()
         app.run("sh", "-c", ORPHANS)
         assert sleepers(app) == 100
-        wait_until(lambda: sleepers(app) == 0)
+        wait_until(lambda: sleepers(app) == 0, every=POLL)
         assert app.processes().keys() == {"supervisord", "generator", "echo"}
         assert zombies(app) == 0
 
 
-def test_without_reaping_the_hundred_orphans_stay_as_zombies(options: list[str], tmp_path: Path) -> None:
+def test_without_reaping_the_hundred_orphans_stay_as_zombies(tmp_path: Path) -> None:
     """What the test before this one would see if nobody reaped."""
     plugin = tmp_path / "no_reaping.py"
     plugin.write_text(NO_REAPING)
     section = "[rpcinterface:no_reaping]\nsupervisor.rpcinterface_factory = no_reaping:make_plugin\n\n"
     changed = conf(tmp_path, ("[rpcinterface:supervisor]", section + "[rpcinterface:supervisor]"))
-    with container(*options, *changed, "--volume", f"{plugin}:/app/no_reaping.py:ro") as app:
+    with container(*changed, "--volume", f"{plugin}:/app/no_reaping.py:ro") as app:
         app.running()
         app.run("sh", "-c", ORPHANS)
-        wait_until(lambda: zombies(app) == 100)
+        wait_until(lambda: zombies(app) == 100, every=POLL)
 
 
 # Reload
 
 
 @pytest.mark.parametrize("how", ["supervisorctl", "HUP"])
-def test_reloads_leak_nothing(options: list[str], tmp_path: Path, how: str) -> None:
+def test_reloads_leak_nothing(tmp_path: Path, how: str) -> None:
     """Neither descriptors nor processes; without `forward`, SIGHUP is supervisord's own reload."""
-    with container(*options, *conf(tmp_path, ("forward = HUP USR1 USR2\n", ""))) as app:
+    with container(*conf(tmp_path, ("forward = HUP USR1 USR2\n", ""))) as app:
         app.running()
         before = len(app.run("ls", "/proc/1/fd").split())
         for count in range(2, 7):
@@ -486,16 +488,17 @@ def test_reloads_leak_nothing(options: list[str], tmp_path: Path, how: str) -> N
             else:
                 app.run("supervisorctl", "reload")
             wait_until(lambda count=count: app.logs().count("success: ") == 2 * count)  # type: ignore[misc]
-        wait_until(lambda: len(app.run("ls", "/proc/1/fd").split()) <= before)  # a check may have a socket just now
+        # A check may have a socket just now.
+        wait_until(lambda: len(app.run("ls", "/proc/1/fd").split()) <= before, every=POLL)
         assert app.processes().keys() == {"supervisord", "generator", "echo"}
-        assert stop(app) < 1
+        assert stop(app) < LOST
 
 
 # What a program inherits
 
 
-def test_a_program_inherits_no_ignored_and_no_blocked_signals(options: list[str], tmp_path: Path) -> None:
-    with container(*options, *conf(tmp_path, (GENERATOR, "command = sleep 1000"))) as app:
+def test_a_program_inherits_no_ignored_and_no_blocked_signals(tmp_path: Path) -> None:
+    with container(*conf(tmp_path, (GENERATOR, "command = sleep 1000"))) as app:
         pids = app.running()
         status = app.run("cat", f"/proc/{pids['generator']}/status")
         fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)

@@ -60,9 +60,8 @@ def wreak(replicas: list[Replica], relays: list[Relay], generator: Replica, lots
 
 
 @pytest.mark.timeout(400)
-def test_chaos_loses_and_mixes_nothing(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_chaos_loses_and_mixes_nothing(tmp_path: Path, effort: int) -> None:
     """Followers end with the last number, whatever they went through; each `gone` is true at its replica."""
-    seconds = 180 if request.config.getoption("--slow") else 30
     path, truth, lots = tmp_path / "folder" / "data", Truth(), random.Random(SEED)
     spools = [tmp_path / name for name in ("folder", "spool", "chain")]
     for folder in spools:
@@ -81,7 +80,7 @@ def test_chaos_loses_and_mixes_nothing(tmp_path: Path, request: pytest.FixtureRe
         stack.enter_context(started(replicas))
         hoppers = stack.enter_context(clients(truth, [echo.port for echo in echos], CLIENTS, SEED))
         wait_until(lambda: all(hopper.received for hopper in hoppers))
-        wreak(replicas, relays, generator, lots, time.monotonic() + seconds)
+        wreak(replicas, relays, generator, lots, time.monotonic() + 18 * effort)
         assert generator.program
         generator.program.signal(signal.SIGTERM)
         assert generator.program.ended() == 0

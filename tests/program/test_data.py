@@ -263,6 +263,7 @@ def test_pipelined_requests_are_answered_in_order(echo: Echo, whole: bytes) -> N
     assert answers.endswith(b"\r\n\r\nalive\n")
 
 
+@pytest.mark.serial
 def test_answers_do_not_wait_for_acknowledgements(echo: Echo) -> None:
     """With Nagle's algorithm and delayed acknowledgements each would take 40 ms."""
     taken = []
@@ -708,6 +709,7 @@ def test_a_full_disk_does_not_look_fresh_and_recovers(tmp_path: Path) -> None:
 # Signals and the end
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("stop", STOPS)
 def test_a_stop_is_prompt_and_with_status_0(data: Path, stop: signal.Signals) -> None:
     """A client holds an idle connection meanwhile."""

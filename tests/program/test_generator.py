@@ -64,6 +64,7 @@ def test_the_first_number_comes_at_once(data: Path) -> None:
         assert re.fullmatch(rb"[0-9]{1,5}\n", data.read_bytes())
 
 
+@pytest.mark.serial
 def test_a_hundred_intervals_of_50_ms_take_5_seconds(data: Path) -> None:
     """Within 1 %: the time that a write takes is not added to the interval."""
     width = 6  # bytes a line
@@ -77,6 +78,7 @@ def test_a_hundred_intervals_of_50_ms_take_5_seconds(data: Path) -> None:
     assert 0.0495 < took / intervals < 0.0505
 
 
+@pytest.mark.serial
 def test_a_count_ends_by_itself_and_promptly(data: Path) -> None:
     """Not an interval later."""
     with generator(data, "--interval", "0.2", "--count", "3") as program:
@@ -114,6 +116,7 @@ def test_a_new_segment_begins_before_the_size_limit(data: Path, limit: int) -> N
     assert {"data", "data.lock"} < set(names(data.parent))
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("interval", ["0", "0.01", "60"])
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_a_stop_is_prompt_and_between_lines(data: Path, stop: signal.Signals, interval: str) -> None:
@@ -271,11 +274,11 @@ def test_a_truncated_segment_is_replaced_by_the_next(data: Path) -> None:
 
 
 @pytest.mark.parametrize("size", ["0", "4096"])
-def test_kill_9_at_any_moment_loses_and_tears_nothing(data: Path, size: str) -> None:
+def test_kill_9_at_any_moment_loses_and_tears_nothing(data: Path, size: str, effort: int) -> None:
     """Every other time half a line is added, as a kill within a write leaves it: the next start cuts it off."""
     seen: dict[int, bytes] = {}
     stream = ""
-    for turn in range(60):
+    for turn in range(12 * effort):
         with generator(data, "--interval", "0", "--min", "10000", "--max", "99999", "--segment-size", size) as program:
             start, more = (data.resolve(), length(data)), random.randrange(100_000)
             wait_until(lambda a=start, m=more: data.resolve() != a[0] or length(data) > a[1] + m)  # type: ignore[misc]

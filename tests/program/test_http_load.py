@@ -5,6 +5,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from support import ROOT, wait_until
 from support.wire import Echo, allow_descriptors, numbers, serving, wait_for_idle
 
@@ -27,6 +29,7 @@ def time_requests(echo: Echo) -> list[float]:
     return sorted(taken)
 
 
+@pytest.mark.serial
 def test_hostile_clients_in_thousands_do_no_harm(tmp_path: Path) -> None:
     """echo stays below 96 MiB and answers the honest client; afterwards its memory does not grow."""
     data = tmp_path / "data"

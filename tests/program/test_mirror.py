@@ -208,6 +208,26 @@ def test_rotations_while_the_link_was_cut_lose_nothing(path: Path) -> None:
         assert mirror.get(f"/data/{kept[0]}").fields["link"] == f'</data/{kept[1]}>; rel="next"'
 
 
+def test_a_mirror_misses_only_what_its_source_dropped(path: Path) -> None:
+    with (
+        generating(path, *SPEEDY, "--keep", "2") as generator,
+        serving(path) as source,
+        Relay(source.port) as relay,
+        serving(relay.url) as mirror,
+    ):
+        wait_for_any(mirror)
+        relay.flows.clear()
+        relay.cut()
+        began = mirror.get().fields["content-location"]
+        wait_until(lambda: source.get(began).status == 410)
+        generator.signal(signal.SIGTERM)
+        generator.ended()
+        relay.flows.set()
+        relay.cut()
+        wait_for_same(mirror, source)
+        wait_until(lambda: status_of(mirror.port)["segments"] == status_of(source.port)["segments"])
+
+
 def test_a_new_stream_is_followed_and_gone_is_said(path: Path) -> None:
     truth = Truth()
     source = echo_at(path)

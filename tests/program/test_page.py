@@ -464,50 +464,51 @@ def test_the_motion_is_paused_and_resumed_with_the_keyboard(browser: Browser, si
         wait_until(lambda: (visit.text("newest"), visit.count) == ("12345", 51))
 
 
+ACCESSIBLE = """
+- banner:
+  - heading "echo" [level=1]
+  - status: Live
+  - button "Pause"
+- main:
+  - region "Newest number":
+    - heading "Newest number" [level=2]
+    - paragraph: "10049"
+  - region "Facts":
+    - term: Age of the newest
+    - definition
+    - term: Rate, last minute
+    - definition
+    - term: Numbers in the segment
+    - definition: "50"
+    - term: Size of the segment
+    - definition: 300 bytes
+    - term: Followers
+    - definition: /[0-9]+/
+    - term: Served by host
+    - definition
+    - term: Read from
+    - definition: /data/
+  - region "The last two minutes":
+    - heading "The last two minutes" [level=2]
+    - figure /numbers from before this page/:
+      - 'img /Line of the 0 numbers of the last two minutes. none came. Before. 50 from before/'
+  - region "How the values spread":
+    - heading "How the values spread" [level=2]
+    - figure /fair generator/:
+      - img /Histogram of 50 numbers from 10,000 to 10,049 in 25 bins/
+- contentinfo:
+  - navigation "Endpoints":
+    - list:
+      - listitem:
+        - link "/data"
+"""
+
+
 def test_every_part_has_a_role_and_a_name(browser: Browser, still: Site) -> None:
     """As assistive technology is told it."""
     with visiting(browser, still.url) as visit:
         visit.state_is("Live")
-        expect(visit.page.locator("body")).to_match_aria_snapshot(
-            """
-            - banner:
-              - heading "echo" [level=1]
-              - status: Live
-              - button "Pause"
-            - main:
-              - region "Newest number":
-                - heading "Newest number" [level=2]
-                - paragraph: "10049"
-              - region "Facts":
-                - term: Age of the newest
-                - definition
-                - term: Rate, last minute
-                - definition
-                - term: Numbers in the segment
-                - definition: "50"
-                - term: Size of the segment
-                - definition: 300 bytes
-                - term: Followers
-                - definition: /[0-9]+/
-                - term: Served by host
-                - definition
-                - term: Read from
-                - definition: /data/
-              - region "The last two minutes":
-                - heading "The last two minutes" [level=2]
-                - figure /numbers from before this page/:
-                  - 'img /Line of the 0 numbers of the last two minutes. none came. Before. 50 from before/'
-              - region "How the values spread":
-                - heading "How the values spread" [level=2]
-                - figure /fair generator/:
-                  - img /Histogram of 50 numbers from 10,000 to 10,049 in 25 bins/
-            - contentinfo:
-              - navigation "Endpoints":
-                - list:
-                  - listitem:
-                    - link "/data"
-            """
-        )
+        expect(visit.page.locator("body")).to_match_aria_snapshot(ACCESSIBLE)
         assert visit.page.locator("html").get_attribute("lang") == "en"
         assert visit.page.locator("[aria-live], [role=alert], [role=log], output, [role=status]").count() == 1
 
@@ -540,6 +541,7 @@ def test_changes_come_at_a_pace_that_can_be_looked_at(browser: Browser, site: Si
         assert statistics.median(visit.do(CHANGES)) >= least  # one may be late, and the next is not for that
 
 
+@pytest.mark.serial
 def test_frames_keep_coming_with_100_000_numbers_behind_and_100_a_second(browser: Browser, site: Site) -> None:
     """At least half as many as on a page with nothing on it."""
     site.write(b"".join(b"%d\n" % random.randint(10_000, 99_998) for _ in range(100_000)))

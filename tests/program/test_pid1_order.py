@@ -223,7 +223,7 @@ def test_one_deadline_holds_for_a_chain_of_deaf_programs(tmp_path: Path, python:
         run.until(a="ready", b="ready", c="ready")
         start = time.monotonic()
         assert run.stop() == 0
-        assert 1.9 < time.monotonic() - start < 3
+        assert 1.9 < time.monotonic() - start < 3.9
         assert [line[0] for line in run.process.lines if line.endswith("| TERM")] == ["c", "b", "a"]
 
 

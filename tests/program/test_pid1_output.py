@@ -66,6 +66,7 @@ def test_a_burst_arrives_complete(tmp_path: Path, python: str, size: int, keys: 
     assert found == list(range(size // 100))
 
 
+@pytest.mark.serial
 def test_a_slow_reader_loses_nothing(tmp_path: Path, python: str) -> None:
     """It takes 4 KiB and rests, for longer in all than lines may wait for nobody."""
     write_conf(tmp_path, writer(tmp_path, 30_000, 100))
@@ -115,6 +116,7 @@ def test_when_nobody_reads_whole_lines_are_dropped_and_counted(tmp_path: Path, p
     assert len(kept) < 50_000 <= len(kept) + told <= 50_004  # with supervisord's own, such as `exited: w`
 
 
+@pytest.mark.serial
 def test_a_stop_amid_a_flood_is_prompt(tmp_path: Path, python: str) -> None:
     with supervising(tmp_path, program("w", "exec yes", "stopwaitsecs = 5"), python) as run:
         wait_until(lambda: len(run.process.lines) > 10_000)

@@ -1,6 +1,7 @@
 """What the tests share: waiting for a condition, programs that are always ended, free ports."""
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
@@ -50,6 +51,16 @@ def need(command: str) -> str:
         assert not os.environ.get("CI"), f"{command} is missing"
         pytest.skip(f"{command} is not installed")
     return command
+
+
+@contextlib.contextmanager
+def locked(name: str, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
+    """Hold a lock of this name among all processes that run tests of this tree."""
+    folder = ROOT / ".cache"
+    folder.mkdir(exist_ok=True)
+    with (folder / f"{name}.lock").open("w") as file:
+        fcntl.flock(file, kind)
+        yield
 
 
 def free_port() -> int:
@@ -116,8 +127,11 @@ class Program:
         return status
 
     def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
+        if "COVERAGE_PROCESS_CONFIG" in os.environ:  # a killed program does not say what it ran
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(5)
+        self.process.kill()
         self.process.wait()
         self.reader.join()
         assert self.process.stdout

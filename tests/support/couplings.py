@@ -45,8 +45,11 @@ def process(folder: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def container(folder: Path) -> Iterator[str]:
-    """The single image."""
-    with engine.container("--env", "GENERATOR_INTERVAL=0.1") as app:
+    """The single image, with everything taken away that can be."""
+    with (
+        engine.volume() as volume,
+        engine.container(*engine.HARDENED, "--volume", f"{volume}:/data", "--env", "GENERATOR_INTERVAL=0.1") as app,
+    ):
         app.said("echo | serving", "generator | writing")
         yield app.url
         app.signal("TERM")

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from support import ROOT, wait_until
+from support import ROOT, Program, locked, wait_until
 
 # A client with BuildKit: an older one may stand earlier on PATH than the engine's own.
 DOCKER = os.environ.get("DOCKER") or ("/usr/bin/docker" if Path("/usr/bin/docker").exists() else "docker")
+POLL = 0.1  # seconds between two questions by a docker command
 HARDENED = (
     *("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
     *("--user", "123456:0"),
@@ -39,17 +40,19 @@ def problem() -> str:
 def base() -> str:
     """The name of the image to build on."""
     environment = {**os.environ, "DOCKER": DOCKER}
-    done = subprocess.run([ROOT / "scripts" / "base"], capture_output=True, text=True, env=environment)
+    with locked("base"):
+        done = subprocess.run([ROOT / "scripts" / "base"], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
 def build(name: str, folder: Path) -> str:
-    """Build a folder's image as a user does; returns its name."""
+    """Build a folder's image as a user does; returns its id, for others may build one of this name meanwhile."""
     command = [DOCKER, "build", "--quiet", "--tag", name, "--build-arg", f"BASE={base()}", str(folder)]
-    built = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "DOCKER_BUILDKIT": "1"})
+    with locked("build"):  # or each worker would build the same from the start
+        built = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "DOCKER_BUILDKIT": "1"})
     assert built.returncode == 0, built.stderr
-    return name
+    return built.stdout.strip()
 
 
 @functools.cache
@@ -59,9 +62,9 @@ def image() -> str:
 
 
 @functools.cache
-def part(program: str, root: Path = ROOT) -> str:
+def part(program: str) -> str:
     """The image of one program alone."""
-    return build(f"appcoup-{program}:{'1' if root == ROOT else 'changed'}", root / program)
+    return build(f"appcoup-{program}:1", ROOT / program)
 
 
 class Container:
@@ -69,6 +72,16 @@ class Container:
 
     def __init__(self, id: str) -> None:
         self.id = id
+
+    @functools.cached_property
+    def log(self) -> Program:
+        """Its log as it grows, by one client: each start of another one costs more than the container does."""
+        return Program([DOCKER, "logs", "--follow", "--timestamps", self.id])
+
+    def close(self) -> None:
+        if "log" in vars(self):
+            self.log.close()
+        docker("rm", "--force", "--volumes", self.id)
 
     @property
     def url(self) -> str:
@@ -78,16 +91,17 @@ class Container:
         state: dict[str, object] = json.loads(docker("inspect", "--format", "{{json .State}}", self.id))
         return state
 
-    def logs(self) -> str:
-        done = subprocess.run([DOCKER, "logs", self.id], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        return done.stdout
-
     def timed_logs(self) -> list[tuple[float, str]]:
         """Unix time and text of each line, in their order in time."""
-        command = [DOCKER, "logs", "--timestamps", self.id]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        pairs = (line.partition(" ") for line in done.stdout.splitlines())
-        return sorted((unix_time(time), text) for time, _, text in pairs)
+        pairs = (line.partition(" ") for line in list(self.log.lines))
+        return sorted(((unix_time(time), text) for time, _, text in pairs), key=lambda pair: pair[0])
+
+    def becomes(self, health: str, within: float = 20) -> None:
+        """Wait until Docker calls it `healthy` or `unhealthy`."""
+        wait_until(lambda: self.state()["Health"]["Status"] == health, within, every=POLL)  # type: ignore[index]
+
+    def logs(self) -> str:
+        return "".join(f"{text}\n" for _, text in self.timed_logs())
 
     def said(self, *texts: str, within: float = 20) -> str:
         """Wait until all of the texts stand in the log; returns the log."""
@@ -125,8 +139,10 @@ class Container:
         docker("kill", "--signal", name, self.id)
 
     def ended(self, within: float = 20) -> int:
-        """Wait for the container's end; returns its exit status."""
-        return int(docker("wait", self.id, within=within))
+        """Wait for the container's end and that of its log; returns its exit status."""
+        status = int(docker("wait", self.id, within=within))
+        self.log.ended()
+        return status
 
     def finished_at(self) -> float:
         return unix_time(str(self.state()["FinishedAt"]))
@@ -148,11 +164,11 @@ def unix_time(stamp: str) -> float:
 @contextlib.contextmanager
 def container(*options: str, command: Sequence[str] = (), of: str = "") -> Iterator[Container]:
     """`docker run -d` of the image, the single one or this; removed at the end with its volumes, whatever happened."""
-    id = docker("run", "--detach", "--publish", "127.0.0.1::8000", *options, of or image(), *command)
+    app = Container(docker("run", "--detach", "--publish", "127.0.0.1::8000", *options, of or image(), *command))
     try:
-        yield Container(id)
+        yield app
     finally:
-        docker("rm", "--force", "--volumes", id)
+        app.close()
 
 
 @contextlib.contextmanager

@@ -69,7 +69,11 @@ class Handler(BaseHTTPRequestHandler):
         source = self.source
         name = self.path.removeprefix("/data").lstrip("/") or (source.current if source.segments else "")
         if name not in source.segments:
-            self.text(410 if name else 503, b"gone\n" if name else b"no number yet\n")
+            stream, _, base = name.partition("-")
+            later = [each for each in source.segments if each.startswith(stream) and int(each[9:]) > int(base or 0)]
+            later = later or [each for each in source.segments if not each.startswith(stream)]
+            link = (("Link", f'</data/{later[0]}>; rel="next"'),) if name and later else ()
+            self.text(410 if name else 503, b"gone\n" if name else b"no number yet\n", link)
             return
         data = source.segments[name]
         if not ranges:

@@ -7,7 +7,6 @@ import resource
 import select
 import socket
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -208,12 +207,13 @@ def connections(echo: Echo, count: int, receive_buffer: int = 4096) -> Iterator[
 def wait_for_idle(echo: Echo, seconds: float = 0.25) -> None:
     """Wait until echo uses no CPU time: it has sent all that its clients take."""
 
-    def idle() -> bool:
-        before = echo.cpu_seconds()
-        time.sleep(seconds)
-        return echo.cpu_seconds() - before < seconds / 10
+    spent = [0.0, -1.0]
 
-    wait_until(idle)
+    def idle() -> bool:
+        spent[:] = spent[1], echo.cpu_seconds()
+        return spent[1] - spent[0] < seconds / 10
+
+    wait_until(idle, every=seconds)
 
 
 def allow_descriptors(count: int) -> None:

@@ -264,7 +264,7 @@ class Model(RuleBasedStateMachine):
         self.begin()
 
 
-Model.TestCase.settings = profiles(max_examples=150, stateful_step_count=25, deadline=None)
+Model.TestCase.settings = profiles(max_examples=profiles().max_examples // 2, stateful_step_count=25)
 TestModel = Model.TestCase
 
 

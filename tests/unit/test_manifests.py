@@ -213,7 +213,7 @@ def test_a_pod_is_restricted(spec: Object) -> None:
 
 @every_pod
 def test_any_user_id_may_be_chosen(spec: Object) -> None:
-    """OpenShift refuses pods that ask for one outside of its range; those with a claim do, as README says."""
+    """OpenShift refuses pods that ask for one outside of its range; those with a claim do: see docs/couplings.md."""
     for context in [spec["securityContext"], *(each["securityContext"] for each in containers(spec))]:
         assert not {"runAsUser", "runAsGroup", "supplementalGroups"} & context.keys()
     claims = any("persistentVolumeClaim" in volume for volume in spec["volumes"])

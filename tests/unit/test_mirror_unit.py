@@ -196,17 +196,19 @@ def test_rotations_while_the_source_is_away_lose_nothing(source: Source, tmp_pat
             wait_until(lambda: mirror.status.problem is None)
 
 
-def test_a_segment_that_is_gone_is_a_gap_in_the_names(source: Source, log: list[str]) -> None:
+def test_only_what_the_source_dropped_is_missing(source: Source, log: list[str]) -> None:
     port = free_port()
     with contextlib.ExitStack() as stack:
         with serving(source, port) as url:
             mirror = stack.enter_context(mirroring(url))
             wait_for_copy(mirror, source)
-        source.rotate(b"4\n", gap=100)
+        source.append(b"3\n")
+        source.rotate(b"4\n")
+        source.rotate(b"5\n")
         source.remove(FIRST)
         with serving(source, port):
             wait_for_copy(mirror, source)
-        assert copied(mirror) == {FIRST: b"1\n22\n", f"{STREAM}-105": b"4\n"}
+        assert copied(mirror) == {FIRST: b"1\n22\n", f"{STREAM}-7": b"4\n", f"{STREAM}-9": b"5\n"}
     assert f"{url} does not keep segment {FIRST} any more" in log
 
 
@@ -238,6 +240,48 @@ def test_a_head_that_is_cut_short_is_no_gap(source: Source, length: str | None) 
             wait_until(lambda: not cuts[0])
             wait_for_copy(mirror, source)
             assert copied(mirror) == source.segments
+
+
+def test_a_new_stream_is_copied_from_its_oldest_segment(source: Source) -> None:
+    port = free_port()
+    with contextlib.ExitStack() as stack:
+        with serving(source, port) as url:
+            mirror = stack.enter_context(mirroring(url))
+            wait_for_copy(mirror, source)
+        source.append(b"7\n", "0a0b0c0d-0")
+        source.rotate(b"8\n")
+        source.remove(FIRST)
+        with serving(source, port):
+            wait_for_copy(mirror, source)
+        assert list(copied(mirror)) == [FIRST, "0a0b0c0d-0", "0a0b0c0d-2"]
+
+
+def test_a_source_that_is_behind_is_waited_for(source: Source, log: list[str]) -> None:
+    """As another mirror that begins anew."""
+    port = free_port()
+    with contextlib.ExitStack() as stack:
+        with serving(source, port) as url:
+            mirror = stack.enter_context(mirroring(url))
+            wait_for_copy(mirror, source)
+            last = source.rotate(b"3\n")
+            wait_for_copy(mirror, source)
+        later = source.segments.pop(last)
+        with serving(source, port):
+            wait_until(lambda: [line for line in log if f"does not have segment {last}, and is at {FIRST}" in line])
+            assert os.readlink(mirror.folder).endswith("5")
+            source.append(later + b"4\n", last)
+            wait_for_copy(mirror, source)
+
+
+def test_a_lost_end_of_an_answer_is_no_missing_segment(source: Source, log: list[str]) -> None:
+    with serving(source) as url, mirroring(url) as mirror:
+        wait_for_copy(mirror, source)
+        source.answer = raw(b"HTTP/1.1 410 Gone\r\nContent-Le")
+        wait_until(lambda: [line for line in log if "its answer was cut short" in line])
+        assert not [line for line in log if "does not have segment" in line]
+        source.answer = lambda handler: False
+        source.append(b"3\n")
+        wait_for_copy(mirror, source)
 
 
 def test_another_stream_is_followed(source: Source) -> None:
@@ -497,6 +541,7 @@ def test_a_removed_copy_is_fetched_again(source: Source, tmp_path: Path) -> None
         wait_for_copy(mirror, source)
 
 
+@pytest.mark.serial
 def test_one_hop_is_quick(source: Source) -> None:
     """The file has a number soon after it was sent: half of them within 5 ms, with much room."""
     with serving(source) as url, mirroring(url) as mirror:

@@ -349,6 +349,4 @@ class Model(RuleBasedStateMachine):
 
 
 class TestModel(Model.TestCase):  # type: ignore[misc,valid-type]
-    settings: Any = profiles(
-        max_examples=int(os.environ.get("MODEL_EXAMPLES", "100")), stateful_step_count=40, deadline=None
-    )
+    settings: Any = profiles(max_examples=profiles().max_examples // 2, stateful_step_count=40)
