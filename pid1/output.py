@@ -19,7 +19,7 @@ BUFFER_BYTES = 2**18  # above this the programs are not read: their pipes fill, 
 MAX_LINE_BYTES = 2**16  # longer lines are broken
 MAX_CHUNKS = 512  # in one write; Linux takes 1024
 PATIENCE_SECONDS = 5.0  # whole lines are dropped when nobody has read for this long
-FLUSH_SECONDS = 1.0  # at the end
+FLUSH_SECONDS = 1.0  # at the end, without a reader
 F_SETPIPE_SZ = 1031  # of Linux; Python's fcntl has it since 3.10
 Chunk = Union[bytes, memoryview]
 
@@ -90,12 +90,12 @@ class Stream:
             self.chunks[0] = memoryview(self.chunks[0])[count:]
 
     def close(self) -> None:
-        """Wait for the reader, for a short time."""
-        now = time.monotonic()
-        end = now + FLUSH_SECONDS
+        """Wait for the reader as long as it reads, for a limited time."""
+        now = self.read_at = time.monotonic()
+        end = now + PATIENCE_SECONDS
         self.drain(now)
-        while self.chunks and not self.dropping and now < end:
-            select.select([], [self.fd], [], end - now)
+        while self.chunks and not self.dropping and now < min(end, self.read_at + FLUSH_SECONDS):
+            select.select([], [self.fd], [], FLUSH_SECONDS)
             now = time.monotonic()
             self.drain(now)
         if self.never_blocks:
