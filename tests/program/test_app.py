@@ -6,7 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import termios
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,9 +24,16 @@ def app_environment(run: Path) -> dict[str, str]:
     return {"APPCOUP_VENV": sys.prefix, "APPCOUP_RUN": str(run), "ECHO_LISTEN": f"127.0.0.1:{free_port()}"}
 
 
-def test_app_sh_needs_nothing_but_python(tmp_path: Path) -> None:
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder whose sockets have names of less than 108 bytes, unlike some of a worker's."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def test_app_sh_needs_nothing_but_python(short_path: Path) -> None:
     """In a fresh copy it makes its own environment, and the data file where it was called, here by a link."""
-    checkout, here = tmp_path / "check out", tmp_path / "here"
+    checkout, here = short_path / "check out", short_path / "here"
     made = shutil.ignore_patterns(".git", ".venv", ".cache", ".run", "__pycache__", ".*_cache")
     shutil.copytree(ROOT, checkout, ignore=made)
     here.mkdir()
