@@ -26,6 +26,7 @@ case $APPCOUP_RUN in
     /*) ;;
     *) APPCOUP_RUN=$PWD/$APPCOUP_RUN ;;
 esac
+[ ${#APPCOUP_RUN} -le 83 ] || fail "$APPCOUP_RUN is too long for the name of a socket: set APPCOUP_RUN to a folder of at most 83 characters"
 [ -w "$APPCOUP_RUN" ] || fail "cannot write to $APPCOUP_RUN, where a socket and heartbeats go: mount a tmpfs there, as --tmpfs /tmp"
 
 # supervisord inherits the lock and holds it until it ends.

@@ -134,9 +134,9 @@ def ended(program: Program) -> bool:
 
 
 def interrupt(program: Program) -> None:
-    """Press Ctrl-C."""
+    """End what a reader ends by Ctrl-C. A shell in the background starts its commands with SIGINT ignored."""
     if not ended(program):
-        program.signal(signal.SIGINT)
+        program.signal(signal.SIGTERM)
         program.ended()
 
 

@@ -136,6 +136,15 @@ def test_a_second_one_and_a_taken_port_end_with_the_cause(tmp_path: Path) -> Non
         assert first.ended() == 0
 
 
+def test_a_folder_too_long_for_a_socket_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    with running([ROOT / "app.sh"], {**app_environment(folder)}, tmp_path) as app:
+        assert app.ended() == 2
+        (line,) = app.lines
+        assert line.startswith(f"app.sh: {folder} is too long for the name of a socket: set APPCOUP_RUN")
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:0", ":0", "https"])
 def test_health_sh_asks_echo_wherever_it_listens(tmp_path: Path, address: str) -> None:
     environment = {**app_environment(tmp_path), "ECHO_LISTEN": address}

@@ -287,7 +287,7 @@ def test_a_position_in_a_gap_is_gone(echo: Echo, writer: Writer) -> None:
 def test_a_position_of_another_stream_is_gone(echo: Echo, writer: Writer) -> None:
     writer.rotate(b"40\n50\n")
     with Stream(echo.url, f"&last-event-id={OTHER}-3", EVENTS) as stream:
-        stream.has_events([gone(3, OTHER), event(12, 40), event(15, 50)])
+        stream.has_events([gone(3, OTHER), *(event(3 * index, 10 * index) for index in range(1, 6))])
     assert echo.get(f"/data?follow&last-event-id={OTHER}-3").status_code == 410
 
 
