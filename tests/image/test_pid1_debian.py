@@ -121,4 +121,4 @@ def test_the_recipe_with_a_main_program(foreign: str, tmp_path: Path) -> None:
     with container(*conf(tmp_path, CRON.replace("unexpected", "false")), of=foreign) as app:
         app.said("spawned: 'cron'")
         assert app.ended() == 7
-        assert "server cannot be kept up (exit status 7): ending with status 7" in app.logs()
+        assert "cannot keep server running (exit status 7): ending with status 7" in app.logs()

@@ -304,7 +304,7 @@ def test_a_program_that_cannot_be_kept_up_ends_the_container_with_its_status(
         assert app.ended() == status
         app.said("echo | stopped: ")
         last = app.timed_logs()[-1][1]
-        assert last == f"supervisord | CRIT generator cannot be kept up ({why}): ending with status {status}"
+        assert last == f"supervisord | CRIT cannot keep generator running ({why}): ending with status {status}"
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_a_wrong_setting_ends_the_container_at_once_and_says_which(wrong: str, n
 @pytest.mark.parametrize(
     ("old", "new", "names"),
     [
-        ("forward = HUP USR1 USR2", "forward = HUP TERM", "forward = HUP TERM: SIGTERM cannot be forwarded"),
+        ("forward = HUP USR1 USR2", "forward = HUP TERM", "forward = HUP TERM: cannot forward SIGTERM"),
         ("alive = %(ENV_ECHO_HEARTBEAT)s", "alive = ftp:", "alive = ftp:"),
     ],
 )

@@ -131,7 +131,7 @@ def test_a_second_one_and_a_taken_port_end_with_the_cause(tmp_path: Path) -> Non
         with running([ROOT / "app.sh"], {**environment, "APPCOUP_RUN": str(other)}, other) as third:
             assert third.ended() == 1
             assert f"cannot listen on {environment['ECHO_LISTEN']}: address already in use (--listen," in third.output
-            assert third.lines[-1].startswith("supervisord | CRIT echo cannot be kept up")
+            assert third.lines[-1].startswith("supervisord | CRIT cannot keep echo running")
         first.process.terminate()
         assert first.ended() == 0
 

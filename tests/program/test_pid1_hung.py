@@ -49,7 +49,7 @@ def test_a_hung_program_is_replaced_and_the_other_is_not(tmp_path: Path, python:
         side, web = run.pid("side"), run.pid("web")
         assert "hangs" not in run.process.output
         os.kill(web, signal.SIGSTOP)
-        run.said("web hangs, .* shows no life: killing it")
+        run.said("web hangs, no sign of life from .*: killing it")
         wait_until(lambda: run.pid("web") != web)
         run.until(web="ready")
         assert run.pid("side") == side
@@ -81,7 +81,7 @@ def test_the_kill_of_a_hung_program_takes_its_group(tmp_path: Path, python: str)
         run.until(web="ready")
         web = run.pid("web")
         (child,) = wait_until(lambda: Path(f"/proc/{web}/task/{web}/children").read_text().split())
-        run.said("web hangs, /nowhere shows no life: killing its group")
+        run.said("web hangs, no sign of life from /nowhere: killing its group")
         wait_until(lambda: not is_running(int(child)))
 
 
@@ -113,7 +113,7 @@ def test_a_wrong_setting_is_refused_by_update_too(tmp_path: Path, python: str) -
     with supervising(tmp_path, program("web", SLEEP), python) as run:
         run.until(web="ready")
         run.write(program("web", SLEEP, "depends_on = nobody:ready"))
-        assert "there is no program nobody" in run.control("update")
+        assert "unknown program nobody" in run.control("update")
         assert run.states() == {"web": "ready"}
 
 
@@ -273,7 +273,7 @@ def test_an_env_file_that_cannot_be_read_is_refused(tmp_path: Path, python: str,
     conf = program("web", SLEEP, f"env_file = {tmp_path}/env", "startretries = 0")
     with supervising(tmp_path, conf, python) as run:
         assert run.process.ended() == 127
-        run.said(f"web cannot be kept up .cannot read env_file {tmp_path}/env: {why}")
+        run.said(f"cannot keep web running .cannot read env_file {tmp_path}/env: {why}")
 
 
 # What else a program can do

@@ -67,7 +67,9 @@ def test_what_is_not_ready_in_time_is_tried_again_then_fails(tmp_path: Path, pyt
     with supervising(tmp_path, conf, python) as run:
         assert run.process.ended() == 137
         assert order(run) == ["db", "db"]
-        run.said("web cannot start: it depends on db", r"db cannot be kept up \(was not ready within 0.2 s\)")
+        run.said(
+            "cannot start web: it depends on db, which failed", r"cannot keep db running \(was not ready within 0.2 s\)"
+        )
 
 
 def test_a_failed_one_shot_fails_what_depends_on_it(tmp_path: Path, python: str) -> None:
@@ -75,22 +77,22 @@ def test_a_failed_one_shot_fails_what_depends_on_it(tmp_path: Path, python: str)
     with supervising(tmp_path, conf + program("web", SLEEP, "depends_on = migrate:exited"), python) as run:
         assert run.process.ended() == 3
         assert order(run) == ["migrate"]
-        run.said("web cannot start: it depends on migrate", r"CRIT migrate cannot be kept up \(exit status 3\)")
+        run.said("cannot start web: it depends on migrate", r"CRIT cannot keep migrate running \(exit status 3\)")
 
 
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ("depends_on = nobody:ready", "depends_on of web: there is no program nobody"),
-        ("depends_on = other:ready", "depends_on goes in a circle: "),
+        ("depends_on = nobody:ready", "depends_on of web: unknown program nobody"),
+        ("depends_on = other:ready", "depends_on has a cycle: "),
         ("depends_on = other", "depends_on = other: give PROGRAM:started, PROGRAM:ready or PROGRAM:exited"),
         ("ready = nonsense", "ready = nonsense: give /FILE, http://"),
         ("alive = log:x", "alive = log:x: give /FILE, http://"),
         ("ready_timeout = soon", "ready_timeout = soon: give seconds, more than 0"),
-        ("depend_on = other:ready", "no setting is called depend_on: did you mean depends_on?"),
-        ("foward = HUP", "no setting is called foward: did you mean forward?"),
-        ("forward = NOPE", "forward = NOPE: SIGNOPE cannot be forwarded"),
-        ("forward = HUP TERM", "forward = HUP TERM: SIGTERM cannot be forwarded"),
+        ("depend_on = other:ready", "unknown setting depend_on: did you mean depends_on?"),
+        ("foward = HUP", "unknown setting foward: did you mean forward?"),
+        ("forward = NOPE", "forward = NOPE: cannot forward SIGNOPE"),
+        ("forward = HUP TERM", "forward = HUP TERM: cannot forward SIGTERM"),
         ("main = perhaps", "main = perhaps: not a valid boolean value"),
     ],
 )
@@ -104,8 +106,8 @@ def test_a_wrong_setting_of_a_program_is_refused(tmp_path: Path, python: str, ke
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ("log_fromat = json", "no setting is called log_fromat: there are log_format, log_time, metrics"),
-        ("alive.web = /x 10", "no setting is called alive.web: there are log_format, log_time, metrics"),
+        ("log_fromat = json", "unknown setting log_fromat: the settings are log_format, log_time, metrics"),
+        ("alive.web = /x 10", "unknown setting alive.web: the settings are log_format, log_time, metrics"),
         ("log_format = xml", "log_format = xml: give text or json"),
     ],
 )
@@ -152,7 +154,7 @@ def test_what_cannot_be_kept_up_ends_it_with_its_status(tmp_path: Path, python: 
     keys = ("autorestart = true", "startretries = 1", "restart_delay = 0.1")
     with supervising(tmp_path, program("web", script, *keys), python) as run:
         assert run.process.ended() == status
-        assert "CRIT web cannot be kept up" in run.process.lines[-1]
+        assert "CRIT cannot keep web running" in run.process.lines[-1]
 
 
 def test_a_status_to_give_up_on_is_not_tried_again(tmp_path: Path, python: str) -> None:

@@ -99,8 +99,11 @@ def test_a_failure_fails_all_that_depend_on_it_in_turn(supervise: Make) -> None:
     run.run(0)
     assert run.states() == {"db": "failed", "api": "failed", "web": "failed"}
     assert run.plugin.status == 2
-    said = [line for line in run.options.logger.calls if "cannot start" in line]
-    assert said == ["api cannot start: it depends on db", "web cannot start: it depends on api"]
+    logged = [line for line in run.options.logger.calls if "cannot start" in line]
+    assert logged == [
+        "cannot start api: it depends on db, which failed",
+        "cannot start web: it depends on api, which failed",
+    ]
 
 
 def test_a_wait_after_the_delay_is_no_busy_loop(supervise: Make) -> None:
@@ -131,7 +134,7 @@ def test_an_untested_supervisor_is_reported_once(supervise: Make, monkeypatch: p
     run = supervise(web={})
     run.run(3)
     (line,) = [line for line in run.options.logger.calls if "untested" in line]
-    assert line == "supervisor 9.9 is untested with supervisor-pid1: tested are 4.2.5 and 4.3.0"
+    assert line == "supervisor 9.9 is untested; supervisor-pid1 is tested with 4.2.5 and 4.3.0"
 
 
 def test_what_is_not_ready_in_time_is_killed_and_tried_again(supervise: Make) -> None:

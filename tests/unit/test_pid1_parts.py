@@ -20,9 +20,9 @@ def test_turns_to_stop_are_counted_from_what_nothing_depends_on() -> None:
 @pytest.mark.parametrize(
     ("graph", "message"),
     [
-        ({"a": ["b"]}, "depends_on of a: there is no program b"),
-        ({"a": ["a"]}, "depends_on goes in a circle: a -> a"),
-        ({"a": ["b"], "b": ["c"], "c": ["a"]}, "depends_on goes in a circle: "),
+        ({"a": ["b"]}, "depends_on of a: unknown program b"),
+        ({"a": ["a"]}, "depends_on has a cycle: a -> a"),
+        ({"a": ["b"], "b": ["c"], "c": ["a"]}, "depends_on has a cycle: "),
     ],
 )
 def test_unknown_names_and_circles_are_refused(graph: dict[str, list[str]], message: str) -> None:
@@ -101,7 +101,7 @@ def test_lines_of_nobody_are_dropped_only_after_its_patience() -> None:
     read += os.read(reader, 2**20)
     *kept, notice, last = read.splitlines()
     assert len(kept) == added
-    assert notice == b"supervisord | WARN dropped 1000 lines of output: nobody read for 5 s"
+    assert notice == b"supervisord | WARN dropped 1000 lines of output: no reader for 5 s"
     assert (last, stream.dropped) == (b"last", 1000)
     for fd in (reader, stream.fd):
         os.close(fd)
