@@ -1,4 +1,4 @@
-"""Hung programs, supervisorctl, signals, environment files and what else a program can do to supervisord."""
+"""Tests of hung programs, supervisorctl, signals, environment files and unusual programs."""
 
 import os
 import re
@@ -17,7 +17,7 @@ SERVER = "exec {python} -m http.server {port} --bind 127.0.0.1"
 
 
 def is_running(pid: int) -> bool:
-    """Zombies do not count."""
+    """Return whether a process exists and is not a zombie."""
     try:
         return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -35,7 +35,7 @@ def is_running(pid: int) -> bool:
     ids=["file", "exec", "http", "tcp"],
 )
 def test_a_hung_program_is_replaced_and_the_other_is_not(tmp_path: Path, python: str, alive: str, script: str) -> None:
-    """A listening socket accepts while its program is stopped, so this one has no room for a second connection."""
+    """The kernel accepts connections for a stopped program, so the TCP server has a backlog of 0."""
     (tmp_path / "server.py").write_text(
         "import socket, sys\n"
         "s = socket.socket()\ns.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n"
@@ -60,12 +60,12 @@ def test_a_living_program_is_left_alone(tmp_path: Path, python: str) -> None:
     with supervising(tmp_path, conf, python) as run:
         run.until(web="ready")
         start = time.monotonic()
-        wait_until(lambda: time.monotonic() > start + 3)  # three times as long as it could be without a sign
+        wait_until(lambda: time.monotonic() > start + 3)  # three times alive_timeout
         assert run.status()["web"]["starts"] == 1
 
 
-def test_a_heartbeat_from_the_future_is_no_life(tmp_path: Path, python: str) -> None:
-    """As after the clock was set back: what counts is that the file changes."""
+def test_a_heartbeat_from_the_future_is_no_sign_of_life(tmp_path: Path, python: str) -> None:
+    """The clock may have been set back, so only a change of the file counts."""
     beat = tmp_path / "beat"
     beat.touch()
     os.utime(beat, (2**32, 2**32))
@@ -75,7 +75,7 @@ def test_a_heartbeat_from_the_future_is_no_life(tmp_path: Path, python: str) -> 
 
 
 def test_the_kill_of_a_hung_program_takes_its_group(tmp_path: Path, python: str) -> None:
-    """Its children would keep the port."""
+    """Its children would otherwise keep the port."""
     keys = ("alive = /nowhere", "alive_timeout = 1", "killasgroup = true")
     with supervising(tmp_path, program("web", "sleep 1001 & wait", *keys), python) as run:
         run.until(web="ready")
@@ -88,7 +88,7 @@ def test_the_kill_of_a_hung_program_takes_its_group(tmp_path: Path, python: str)
 # supervisorctl
 
 
-def test_update_goes_on_watching_a_changed_program(tmp_path: Path, python: str) -> None:
+def test_update_keeps_checking_a_changed_program(tmp_path: Path, python: str) -> None:
     keys = ("alive = /nowhere", "alive_timeout = 60")
     with supervising(tmp_path, program("web", SLEEP, *keys), python) as run:
         run.until(web="ready")
@@ -117,8 +117,8 @@ def test_a_wrong_setting_is_refused_by_update_too(tmp_path: Path, python: str) -
         assert run.states() == {"web": "ready"}
 
 
-def test_stop_start_and_restart_of_what_others_depend_on(tmp_path: Path, python: str) -> None:
-    """They go on; and wait for it when they start themselves."""
+def test_dependants_survive_stop_start_and_restart(tmp_path: Path, python: str) -> None:
+    """The dependants keep running, but wait for it when they restart."""
     conf = program("db", SLEEP) + program("web", SLEEP, "depends_on = db:ready", "autorestart = true")
     with supervising(tmp_path, conf, python) as run:
         run.until(db="ready", web="ready")
@@ -134,7 +134,7 @@ def test_stop_start_and_restart_of_what_others_depend_on(tmp_path: Path, python:
         assert run.status()["db"]["starts"] == 3
 
 
-def test_a_killed_dependency_comes_back_and_others_go_on(tmp_path: Path, python: str) -> None:
+def test_dependants_survive_a_killed_dependency(tmp_path: Path, python: str) -> None:
     conf = program("db", SLEEP) + program("web", SLEEP, "depends_on = db:ready")
     with supervising(tmp_path, conf, python) as run:
         run.until(db="ready", web="ready")
@@ -146,7 +146,7 @@ def test_a_killed_dependency_comes_back_and_others_go_on(tmp_path: Path, python:
 
 
 def test_a_waiting_program_that_is_stopped_no_longer_waits(tmp_path: Path, python: str) -> None:
-    """Until somebody starts it: then it starts, whatever it depends on."""
+    """A later `start` ignores its dependencies."""
     conf = program("db", SLEEP, f"ready = {tmp_path}/ready") + program("web", SLEEP, "depends_on = db:ready")
     with supervising(tmp_path, conf, python) as run:
         run.until(db="started", web="waiting")
@@ -194,7 +194,7 @@ def test_a_reload_starts_in_order_again_and_leaks_nothing(tmp_path: Path, python
         assert run.stop() == 0
 
 
-def test_status_and_metrics_tell_what_happens(tmp_path: Path, python: str) -> None:
+def test_status_and_metrics_show_each_program(tmp_path: Path, python: str) -> None:
     metrics = tmp_path / "pid1.prom"
     conf = f"metrics = {metrics}\n" + program("db", SLEEP, "ready = /nowhere") + program("one", "exit 0")
     with supervising(tmp_path, conf + program("web", SLEEP, "depends_on = db:ready, one:exited"), python) as run:
@@ -212,7 +212,7 @@ def test_status_and_metrics_tell_what_happens(tmp_path: Path, python: str) -> No
 CATCHER = 'trap "echo HUP" HUP; echo up; while :; do sleep 0.1; done'
 
 
-def test_a_signal_is_forwarded_only_to_those_that_ask_for_it(tmp_path: Path, python: str) -> None:
+def test_a_signal_goes_only_to_programs_that_list_it(tmp_path: Path, python: str) -> None:
     listener = "[eventlistener:l]\ncommand = sh -c 'echo READY; read x'\nevents = TICK_3600\n"
     conf = program("web", CATCHER, "forward = HUP") + program("side", SLEEP) + listener
     with supervising(tmp_path, conf, python) as run:
@@ -224,7 +224,7 @@ def test_a_signal_is_forwarded_only_to_those_that_ask_for_it(tmp_path: Path, pyt
 
 
 def test_no_early_stop_is_lost(tmp_path: Path, python: str) -> None:
-    """Wherever in the start it arrives."""
+    """The signal arrives at different moments of the start."""
     for delay in range(0, 240, 20):
         with supervising(tmp_path, program("web", SLEEP), python) as run:
             wait_until(lambda: "SigBlk:\t0000000000004" in Path(f"/proc/{run.process.pid}/status").read_text(), 5)
@@ -240,7 +240,7 @@ def test_the_command_refuses_a_conf_without_the_plugin(tmp_path: Path, python: s
 
 
 @pytest.mark.parametrize("where", ["main", "included"])
-def test_it_works_without_an_http_server_and_from_an_included_file(tmp_path: Path, python: str, where: str) -> None:
+def test_the_plugin_needs_no_http_server_and_may_be_included(tmp_path: Path, python: str, where: str) -> None:
     plugin = "[rpcinterface:pid1]\nsupervisor.rpcinterface_factory = pid1:make_plugin\n"
     head = "[supervisord]\nnodaemon = true\nlogfile = /dev/null\nlogfile_maxbytes = 0\npidfile = {folder}/pid\n"
     (tmp_path / "extra.conf").write_text(plugin if where == "included" else "")
@@ -253,7 +253,7 @@ def test_it_works_without_an_http_server_and_from_an_included_file(tmp_path: Pat
 # Environment files
 
 
-def test_an_env_file_is_the_programs_and_nobody_elses(tmp_path: Path, python: str) -> None:
+def test_only_its_program_gets_the_variables_of_an_env_file(tmp_path: Path, python: str) -> None:
     (tmp_path / "env").write_text("# a comment\nexport TOKEN='a b'  # why\nOTHER=\"x'y\"\nSET=file\n")
     keys = (f"env_file = {tmp_path}/env", "environment = SET=conf", "autorestart = false")
     conf = program("web", 'echo "$TOKEN|$OTHER|$SET"', *keys) + program("side", 'echo "${TOKEN-unset}"')
@@ -276,7 +276,7 @@ def test_an_env_file_that_cannot_be_read_is_refused(tmp_path: Path, python: str,
         run.said(f"cannot keep web running .cannot read env_file {tmp_path}/env: {why}")
 
 
-# What else a program can do
+# Unusual programs
 
 
 def test_fifty_programs_start_and_stop(tmp_path: Path, python: str) -> None:
@@ -289,7 +289,7 @@ def test_fifty_programs_start_and_stop(tmp_path: Path, python: str) -> None:
 
 
 def test_a_group_with_two_processes_of_a_program(tmp_path: Path, python: str) -> None:
-    """What depends on the program waits for both."""
+    """A dependant waits for both processes."""
     keys = ("numprocs = 2", "process_name = w_%(process_num)d", f"ready = {tmp_path}/ready_%(process_num)d")
     conf = "[group:workers]\nprograms = w\n" + program("w", SLEEP, *keys)
     with supervising(tmp_path, conf + program("web", SLEEP, "depends_on = w:ready"), python) as run:

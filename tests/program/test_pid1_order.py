@@ -1,4 +1,4 @@
-"""Order by readiness, one-shots, exit policy and restarts, on each supported supervisor."""
+"""Tests of start order, one-shots, exit status and restarts, on each supported supervisor."""
 
 import itertools
 import os
@@ -61,7 +61,7 @@ def test_each_kind_of_ready_check(tmp_path: Path, python: str, ready: str, scrip
         assert order(run) == ["db", "web"]
 
 
-def test_what_is_not_ready_in_time_is_tried_again_then_fails(tmp_path: Path, python: str) -> None:
+def test_a_program_not_ready_in_time_is_retried_then_fails(tmp_path: Path, python: str) -> None:
     keys = ("ready = /nowhere/file", "ready_timeout = 0.2", "startretries = 1", "restart_delay = 0.1")
     conf = program("db", SLEEP, *keys) + program("web", SLEEP, "depends_on = db:ready")
     with supervising(tmp_path, conf, python) as run:
@@ -72,7 +72,7 @@ def test_what_is_not_ready_in_time_is_tried_again_then_fails(tmp_path: Path, pyt
         )
 
 
-def test_a_failed_one_shot_fails_what_depends_on_it(tmp_path: Path, python: str) -> None:
+def test_a_failed_one_shot_fails_its_dependants(tmp_path: Path, python: str) -> None:
     conf = program("migrate", "exit 3", "startretries = 0", "autorestart = false")
     with supervising(tmp_path, conf + program("web", SLEEP, "depends_on = migrate:exited"), python) as run:
         assert run.process.ended() == 3
@@ -117,18 +117,18 @@ def test_a_wrong_setting_of_the_plugin_is_refused(tmp_path: Path, python: str, k
         assert f"[rpcinterface:pid1] {message}" in run.process.lines[0]
 
 
-# The end
+# Exit status
 
 
 @pytest.mark.parametrize(("script", "status"), [("exit 0", 0), ("sleep 1.2; exit 5", 5), ("kill -SEGV $$", 139)])
-def test_the_end_of_the_main_program_is_the_end(tmp_path: Path, python: str, script: str, status: int) -> None:
+def test_the_main_program_ends_the_container(tmp_path: Path, python: str, script: str, status: int) -> None:
     keys = ("main = true", "autorestart = false", "startretries = 0")
     with supervising(tmp_path, program("job", script, *keys) + program("side", SLEEP), python) as run:
         assert run.process.ended() == status
         assert run.process.lines[-1].endswith(f"ending with status {status}")
 
 
-def test_when_all_one_shots_are_done_it_ends_with_0(tmp_path: Path, python: str) -> None:
+def test_the_status_is_0_when_all_one_shots_are_done(tmp_path: Path, python: str) -> None:
     conf = program("one", "exit 0", "autorestart = false") + program("two", "exit 4", "exitcodes = 4")
     spare = program("spare", SLEEP, "autostart = false")
     listener = "[eventlistener:l]\ncommand = sh -c 'echo READY; read x'\nevents = TICK_3600\n"
@@ -138,7 +138,7 @@ def test_when_all_one_shots_are_done_it_ends_with_0(tmp_path: Path, python: str)
 
 
 def test_a_quick_one_shot_does_not_end_the_others(tmp_path: Path, python: str) -> None:
-    """Whatever startsecs says, an expected end of a program that is not to be restarted is no failed start."""
+    """An expected end within startsecs is not a failed start, unless autorestart is true."""
     with supervising(tmp_path, program("one", "exit 0", "autorestart = false") + program("web", SLEEP), python) as run:
         found = run.until(one="done", web="ready")
         assert found["one"]["starts"] == 1
@@ -150,14 +150,14 @@ def test_a_quick_one_shot_does_not_end_the_others(tmp_path: Path, python: str) -
     ("script", "status"),
     [("exit 3", 3), ("exit 0", 1), ("kill -9 $$", 137), ("exec /missing", 127)],
 )
-def test_what_cannot_be_kept_up_ends_it_with_its_status(tmp_path: Path, python: str, script: str, status: int) -> None:
+def test_a_failed_programs_status_is_the_exit_status(tmp_path: Path, python: str, script: str, status: int) -> None:
     keys = ("autorestart = true", "startretries = 1", "restart_delay = 0.1")
     with supervising(tmp_path, program("web", script, *keys), python) as run:
         assert run.process.ended() == status
         assert "CRIT cannot keep web running" in run.process.lines[-1]
 
 
-def test_a_status_to_give_up_on_is_not_tried_again(tmp_path: Path, python: str) -> None:
+def test_a_status_in_give_up_on_is_not_retried(tmp_path: Path, python: str) -> None:
     with supervising(tmp_path, program("web", "exit 2", "give_up_on = 2,78"), python) as run:
         assert run.process.ended() == 2
         assert order(run) == ["web"]
@@ -167,7 +167,7 @@ def test_a_status_to_give_up_on_is_not_tried_again(tmp_path: Path, python: str) 
 
 
 def spawn_times(run: Supervisord, count: int) -> list[float]:
-    """When the program was started, as its own lines tell."""
+    """Return the times of the first `count` starts, which the program prints."""
     return [float(line) for line in wait_until(lambda: run.lines("web")[count - 1 :] and run.lines("web")[:count])]
 
 
@@ -182,7 +182,7 @@ def test_the_delay_doubles_up_to_its_cap_without_a_limit(tmp_path: Path, python:
         assert run.stop(within=1) == 0
 
 
-def test_after_a_good_run_it_starts_again_at_once(tmp_path: Path, python: str) -> None:
+def test_the_restart_after_a_good_run_is_immediate(tmp_path: Path, python: str) -> None:
     with supervising(tmp_path, program("web", f"date +%%s.%%N; {SLEEP}", "restart_delay = 5"), python) as run:
         for starts in (1, 2, 3):
             wait_until(lambda starts=starts: run.until(web="ready")["web"]["starts"] == starts)  # type: ignore[misc]
@@ -192,7 +192,7 @@ def test_after_a_good_run_it_starts_again_at_once(tmp_path: Path, python: str) -
         assert run.until(web="ready")["web"]["exit_status"] == 137
 
 
-def test_a_program_added_with_startsecs_0_is_no_hot_loop(tmp_path: Path, python: str) -> None:
+def test_a_program_added_with_startsecs_0_does_not_spin(tmp_path: Path, python: str) -> None:
     with supervising(tmp_path, program("side", SLEEP), python) as run:
         run.until(side="ready")
         keys = ("autorestart = true", "startsecs = 0", "startretries = -1", "restart_delay = 0.5")
@@ -206,6 +206,7 @@ def test_a_program_added_with_startsecs_0_is_no_hot_loop(tmp_path: Path, python:
 
 
 def deaf(name: str, *keys: str) -> str:
+    """Return the section of a program that does not stop on SIGTERM."""
     return program(name, 'trap "echo TERM" TERM; echo up; while :; do sleep 0.1; done', *keys)
 
 
@@ -218,7 +219,7 @@ def test_the_stop_goes_in_reverse_order(tmp_path: Path, python: str) -> None:
 
 
 def test_one_deadline_holds_for_a_chain_of_deaf_programs(tmp_path: Path, python: str) -> None:
-    """Each gets its signal before the deadline, and nobody's time is counted anew."""
+    """Each program gets its signal before the deadline, and none gets extra time."""
     keys = "stopwaitsecs = 2"
     conf = deaf("a", keys) + deaf("b", keys, "depends_on = a:started") + deaf("c", keys, "depends_on = b:started")
     with supervising(tmp_path, conf, python) as run:
@@ -244,7 +245,7 @@ def test_one_deadline_holds_for_a_chain_of_deaf_programs(tmp_path: Path, python:
     ],
 )
 def test_a_stop_in_each_state_ends_at_once(tmp_path: Path, python: str, state: str, script: str, keys: str) -> None:
-    """A program that failed has begun the stop already: that goes on, and ends with its status."""
+    """A failed program has already begun the stop, which goes on and ends with its status."""
     side = 'trap "sleep 1; exit 0" TERM; while :; do sleep 0.1; done'
     conf = program("web", script, keys) + program("side", side, "ready = /nowhere")
     with supervising(tmp_path, conf, python) as run:
