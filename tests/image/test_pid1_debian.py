@@ -1,4 +1,4 @@
-"""The README's example and recipes in an image that is not this project's: a Debian base."""
+"""Tests of the example and recipes in pid1/README.md, in an image built on Debian."""
 
 import re
 import shutil
@@ -49,9 +49,9 @@ GET = "from urllib.request import urlopen; import sys; print(urlopen(sys.argv[1]
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The README's Dockerfile with the plugin from the folder instead of PyPI, and the recipes' programs.
+    """Build the README's Dockerfile, with the plugin from its folder instead of PyPI and with the recipes' programs.
 
-    nginx, php-fpm, cron and gunicorn are the real ones; celery, manage.py and the server are toys.
+    nginx, php-fpm, cron and gunicorn are real. celery, manage.py and the server are scripts.
     """
     folder = tmp_path_factory.mktemp("foreign")
     shutil.copytree(ROOT / "pid1", folder / "pid1", ignore=shutil.ignore_patterns("__pycache__"))
@@ -70,6 +70,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def conf(folder: Path, programs: str) -> list[str]:
+    """Return options that run the image with these programs."""
     path = folder / "supervisord.conf"
     path.write_text(HEAD + CONTROL + programs)
     return ["--volume", f"{path}:/etc/supervisord.conf:ro"]
