@@ -105,12 +105,12 @@ def stops_cleanly(space: Namespace, name: str) -> None:
         states = stack.enter_context(space.watch("pod", id))
         logs = {each: stack.enter_context(space.log(id, each)) for each in containers}
         for container, log in logs.items():
-            log.said(WORDS[container][0])
+            log.wait_for_log(WORDS[container][0])
 
         begun = time.monotonic()
         space.kubectl("delete", "pod", id, "--wait=false")
         for container, log in logs.items():
-            log.said(WORDS[container][1])
+            log.wait_for_log(WORDS[container][1])
         took = time.monotonic() - begun
         for log in logs.values():
             assert log.ended() == 0  # the log ends with its container
@@ -181,7 +181,7 @@ def test_a_replaced_generator_continues_the_file() -> None:
             first = data(url)
             with space.log(old, "generator") as log:
                 space.kubectl("delete", "pod", old, "--wait=false")
-                size = int(log.said(r"^stopped by SIGTERM: .* has (\d+) bytes$")[1])
+                size = int(log.wait_for_log(r"^stopped by SIGTERM: .* has (\d+) bytes$")[1])
             left = grown(url, first.content)[:size]
             space.ready("deployment/generator")
             assert space.pod("generator")["metadata"]["name"] != old
@@ -401,7 +401,7 @@ def test_a_wrong_secret_is_one_log_line_and_can_be_replaced(
         pods = wait_until(lambda: running_pods(space), every=POLL)
         logs = [stack.enter_context(space.log(pod, "echo")) for pod in pods]
         for log in logs:
-            log.said(refusal)
+            log.wait_for_log(refusal)
         for pod in pods:
             with space.forward(f"pod/{pod}") as url:
                 assert requests.get(f"{url}/healthz", timeout=10).status_code == 200
@@ -413,7 +413,7 @@ def test_a_wrong_secret_is_one_log_line_and_can_be_replaced(
             space.kubectl("annotate", "pod", pod, "secret=right")
         space.ready("deployment/echo")
         for pod, log in zip(pods, logs, strict=True):
-            log.said(f"^following {federation.source}$")
+            log.wait_for_log(f"^following {federation.source}$")
             assert len(re.findall(refusal, log.output, re.MULTILINE)) == 1
             (container,) = space.get(f"pod/{pod}")["status"]["containerStatuses"]
             assert container["restartCount"] == 0

@@ -53,7 +53,7 @@ def test_a_mounted_folder_has_the_file(tmp_path: Path) -> None:
     user = f"{os.getuid() or 10001}:0"  # root's folder belongs to group 0, so the image's own user may write to it
     for runs in (1, 2):
         with container("--user", user, "--volume", f"{tmp_path}:/data") as app:
-            app.said("writing numbers")
+            app.wait_for_log("writing numbers")
             lines = wait_until(lambda runs=runs: (tmp_path / "data").read_text().splitlines()[runs - 1 :])  # type: ignore[misc]
             assert all(line.isdecimal() for line in lines)
             app.signal("TERM")
@@ -72,7 +72,7 @@ def test_another_user_of_group_0_continues_the_volume() -> None:
 def test_no_tcp_port_but_8000_is_open() -> None:
     with container() as app:
         app.running()
-        app.said("echo | serving")
+        app.wait_for_log("echo | serving")
         tables = app.run("cat", "/proc/net/tcp", "/proc/net/tcp6").splitlines()
         listening = [line.split()[1] for line in tables if line.split()[3] == "0A"]
         assert [int(address.rpartition(":")[2], 16) for address in listening] == [8000]
@@ -80,9 +80,9 @@ def test_no_tcp_port_but_8000_is_open() -> None:
 
 def test_each_line_of_the_log_has_its_programs_name() -> None:
     with container() as app:
-        app.said("generator | writing", "echo | serving")
+        app.wait_for_log("generator | writing", "echo | serving")
         app.run("sh", "-c", f"kill -SEGV {app.running()['echo']}")
-        app.said("terminated by SIGSEGV")
+        app.wait_for_log("terminated by SIGSEGV")
         app.running()
         app.signal("TERM")
         app.ended()

@@ -62,14 +62,14 @@ def test_hardened_containers_work_together() -> None:
                 engine.container(*options, of=engine.part("generator")) as generator,
                 engine.container(*options, of=engine.part("echo")) as echo,
             ):
-                generator.said("writing numbers")
-                echo.said("serving")
+                generator.wait_for_log("writing numbers")
+                echo.wait_for_log("serving")
                 assert command_line(generator) == ["python", "-m", "generator"]
                 assert command_line(echo) == ["python", "-m", "echo"]
                 for program in (generator, echo):
                     program.becomes("healthy")
                     program.signal("USR1")
-                    program.said("SIGUSR1: ")
+                    program.wait_for_log("SIGUSR1: ")
                     program.signal("TERM")
                     assert program.ended() == 0, program.logs()
 

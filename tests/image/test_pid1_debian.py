@@ -78,10 +78,10 @@ def conf(folder: Path, programs: str) -> list[str]:
 
 def test_the_example_starts_in_order_and_stops_cleanly(foreign: str) -> None:
     with container(of=foreign) as app:
-        app.said("spawned: 'web'")
+        app.wait_for_log("spawned: 'web'")
         starts = re.findall(r"spawned: '(\w+)'", app.logs())
         assert starts == ["db", "migrate", "web"]
-        app.said("migrate | migrating")
+        app.wait_for_log("migrate | migrating")
         wait_until(lambda: "web                  ready" in app.run("supervisorctl", "pid1", "status"), every=POLL)
         start = time.time()
         app.signal("TERM")
@@ -91,18 +91,18 @@ def test_the_example_starts_in_order_and_stops_cleanly(foreign: str) -> None:
 
 def test_the_first_line_of_the_log_has_a_name(foreign: str) -> None:
     with container(of=foreign) as app:
-        app.said("spawned: 'web'")
+        app.wait_for_log("spawned: 'web'")
         assert [line for line in app.logs().splitlines() if " | " not in line] == []
 
 
 def test_the_recipe_for_fpm_and_nginx(foreign: str, tmp_path: Path) -> None:
     with container(*conf(tmp_path, FPM), of=foreign) as app:
-        app.said("spawned: 'nginx'")
+        app.wait_for_log("spawned: 'nginx'")
         assert re.findall(r"spawned: '(\w+)'", app.logs()) == ["fpm", "nginx"]
         get = ("python3", "-c", GET, "http://127.0.0.1/index.php")
         assert "php works" in wait_until(lambda: app.run(*get))
         app.signal("HUP")
-        app.said("forwarding SIGHUP to nginx")
+        app.wait_for_log("forwarding SIGHUP to nginx")
         assert "php works" in app.run(*get)
         app.signal("TERM")
         assert app.ended() == 0
@@ -110,7 +110,7 @@ def test_the_recipe_for_fpm_and_nginx(foreign: str, tmp_path: Path) -> None:
 
 def test_the_recipe_with_migrations_and_a_worker(foreign: str, tmp_path: Path) -> None:
     with container(*conf(tmp_path, MIGRATIONS), of=foreign) as app:
-        app.said("migrate | migrated with 42", "worker | worker has 42")
+        app.wait_for_log("migrate | migrated with 42", "worker | worker has 42")
         assert re.findall(r"spawned: '(\w+)'", app.logs())[0] == "migrate"
         wait_until(lambda: "web                  ready" in app.run("supervisorctl", "pid1", "status"), every=POLL)
         assert "gunicorn works" in app.run("python3", "-c", GET, "http://127.0.0.1:8000/")
@@ -120,6 +120,6 @@ def test_the_recipe_with_migrations_and_a_worker(foreign: str, tmp_path: Path) -
 
 def test_the_recipe_with_a_main_program(foreign: str, tmp_path: Path) -> None:
     with container(*conf(tmp_path, CRON.replace("unexpected", "false")), of=foreign) as app:
-        app.said("spawned: 'cron'")
+        app.wait_for_log("spawned: 'cron'")
         assert app.ended() == 7
         assert "cannot keep server running (exit status 7): ending with status 7" in app.logs()

@@ -56,7 +56,7 @@ def test_a_stop_signal_stops_both_cleanly_within_a_second(hardened: list[str], n
     with container(*hardened) as app:
         app.running()
         assert stop(app, name) < 1
-        app.said(*CLEAN)
+        app.wait_for_log(*CLEAN)
 
 
 def test_ctrl_c_in_a_terminal_stops_both(hardened: list[str]) -> None:
@@ -93,14 +93,14 @@ def test_downloads_in_flight_finish() -> None:
     """50 downloads, each larger than the buffers on the way. Both programs then stop cleanly."""
     numbers = {"GENERATOR_INTERVAL": "0", "GENERATOR_COUNT": "1500000"}
     with container(*(f"--env={k}={v}" for k, v in numbers.items())) as app:
-        app.said("generator | done:")
+        app.wait_for_log("generator | done:")
         url = urlsplit(app.url)
         clients = [socket.create_connection((url.hostname, url.port)) for _ in range(50)]
         for client in clients:
             client.sendall(b"GET /data HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         heads = [client.recv(4096) for client in clients]
         app.signal("TERM")
-        app.said("echo | SIGTERM: stopping")
+        app.wait_for_log("echo | SIGTERM: stopping")
         with ThreadPoolExecutor(10) as pool:
             sizes = list(pool.map(drain, clients))
         assert app.ended() == 0
@@ -108,7 +108,7 @@ def test_downloads_in_flight_finish() -> None:
             header, _, body = head.partition(b"\r\n\r\n")
             length = int(header.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
             assert len(body) + size == length > 8_000_000
-        app.said("echo | stopped: ")
+        app.wait_for_log("echo | stopped: ")
 
 
 def drain(client: socket.socket) -> int:
@@ -129,7 +129,7 @@ def test_a_stop_during_start_up_is_not_lost(hardened: list[str], delay: float) -
 
 def test_a_stop_during_back_off_ends_at_once(tmp_path: Path) -> None:
     with container(*conf(tmp_path, (GENERATOR, "command = sh -c 'exit 3'"))) as app:
-        app.said("exited: generator (exit status 3; not expected)")
+        app.wait_for_log("exited: generator (exit status 3; not expected)")
         assert stop(app) < LOST
 
 
@@ -167,7 +167,7 @@ def test_programs_that_ignore_term_are_killed_at_the_deadline(tmp_path: Path, de
         with container(*conf(tmp_path, *changes)) as app:
             wait_until(lambda: app.logs().count("| deaf") == len(deaf))
             app.signal("TERM")
-            app.said("received SIGTERM")
+            app.wait_for_log("received SIGTERM")
             docker("stop", "--time", "10", app.id)  # sends SIGTERM again, which wakes the main loop
             assert app.state()["ExitCode"] == 0
             log = app.timed_logs()
@@ -191,16 +191,16 @@ def test_a_signal_is_forwarded_to_both_and_nothing_restarts(hardened: list[str],
     with container(*hardened) as app:
         pids = app.running()
         app.signal(name)
-        app.said(f"generator | SIG{name}", f"echo | SIG{name}")
+        app.wait_for_log(f"generator | SIG{name}", f"echo | SIG{name}")
         assert app.running() == pids
 
 
 def test_a_signal_during_start_up_waits_for_both(hardened: list[str]) -> None:
     """A signal kills a program that has no handler yet."""
     with container(*hardened) as app:
-        app.said("spawned: 'echo'")
+        app.wait_for_log("spawned: 'echo'")
         app.signal("USR1")
-        app.said("generator | SIGUSR1", "echo | SIGUSR1")
+        app.wait_for_log("generator | SIGUSR1", "echo | SIGUSR1")
         assert app.logs().count("spawned: ") == 2
 
 
@@ -247,7 +247,7 @@ def test_a_hung_program_alone_is_replaced_in_time(tmp_path: Path, program: str) 
         pids = app.running()
         app.run("sh", "-c", f"kill -STOP {pids[program]}")
         start = time.time()
-        app.said(f"{program} hangs")
+        app.wait_for_log(f"{program} hangs")
         killed = next(time for time, line in app.timed_logs() if f"{program} hangs" in line)
         assert killed - start < 2.05
         wait_until(lambda: app.running()[program] != pids[program])
@@ -298,7 +298,7 @@ def test_a_failed_programs_status_is_the_containers_status(tmp_path: Path, comma
         *conf(tmp_path, (GENERATOR, f"command = {command}\nstartretries = 1\ndepends_on = echo:ready"))
     ) as app:
         assert app.ended() == status
-        app.said("echo | stopped: ")
+        app.wait_for_log("echo | stopped: ")
         last = app.timed_logs()[-1][1]
         assert last == f"supervisord | CRIT cannot keep generator running ({why}): ending with status {status}"
 
@@ -363,8 +363,8 @@ def test_a_generator_without_a_count_is_always_restarted() -> None:
 def test_a_count_that_is_reached_within_startsecs_is_done() -> None:
     """An exit with status 0 within startsecs is not a failed start."""
     with container("--env", "GENERATOR_COUNT=2", "--env", "GENERATOR_INTERVAL=0.1") as app:
-        app.said("success: echo entered RUNNING")
-        app.said("generator | done: 2 numbers")
+        app.wait_for_log("success: echo entered RUNNING")
+        app.wait_for_log("generator | done: 2 numbers")
         assert app.run("cat", "/data/data").count("\n") == 1  # one line end, between the two numbers
         assert app.logs().count("spawned: 'generator'") == 1
         assert stop(app) < LOST
@@ -373,7 +373,7 @@ def test_a_count_that_is_reached_within_startsecs_is_done() -> None:
 def test_a_failed_fork_does_not_block_signals() -> None:
     """A failed fork must not leave signals blocked."""
     with container("--pids-limit", "2") as app:
-        app.said("spawnerr: ")
+        app.wait_for_log("spawnerr: ")
         docker("update", "--pids-limit", "50", app.id)
         app.running()
         assert "SigBlk:\t0000000000000000" in app.run("cat", "/proc/1/status")

@@ -41,9 +41,9 @@ def test_app_sh_needs_nothing_but_python(short_path: Path) -> None:
     (here / "app").symlink_to(checkout / "app.sh")
     port = free_port()
     with running([here / "app"], {"ECHO_LISTEN": f"127.0.0.1:{port}"}, here) as app:
-        app.said(f"^installing [0-9]+ packages into {checkout}/.venv, once; this takes ")
-        app.said("echo | serving", within=100)
-        app.said("generator | writing")
+        app.wait_for_log(f"^installing [0-9]+ packages into {checkout}/.venv, once; this takes ")
+        app.wait_for_log("echo | serving", within=100)
+        app.wait_for_log("generator | writing")
         get = [need("curl"), "-sf", f"http://127.0.0.1:{port}/data"]
         assert wait_until(lambda: subprocess.run(get, capture_output=True).stdout).strip().isdigit()
         assert (here / "data").exists()
@@ -122,7 +122,7 @@ def test_without_pythons_venv_it_names_debians_package(tmp_path: Path) -> None:
 def test_a_second_app_and_a_taken_port_end_with_the_cause(tmp_path: Path) -> None:
     environment = app_environment(tmp_path)
     with running([ROOT / "app.sh"], environment, tmp_path) as first:
-        first.said("echo | serving")
+        first.wait_for_log("echo | serving")
         other = tmp_path / "other"
         other.mkdir()
         with running([ROOT / "app.sh"], environment, other) as second:

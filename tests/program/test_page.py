@@ -109,7 +109,7 @@ class Site:
     def echo(self, **settings: str) -> Iterator[Program]:
         where = {"ECHO_SOURCE": str(self.data), "ECHO_LISTEN": f"127.0.0.1:{self.port}"}
         with running([sys.executable, "-m", "echo"], where | settings) as program:
-            program.said("^serving ")
+            program.wait_for_log("^serving ")
             yield program
 
     def generator(self, interval: float, **settings: str) -> contextlib.AbstractContextManager[Program]:

@@ -49,7 +49,7 @@ def test_a_hung_program_is_replaced_and_the_other_is_not(tmp_path: Path, python:
         side, web = run.pid("side"), run.pid("web")
         assert "hangs" not in run.process.output
         os.kill(web, signal.SIGSTOP)
-        run.said("web hangs, no sign of life from .*: killing it")
+        run.wait_for_log("web hangs, no sign of life from .*: killing it")
         wait_until(lambda: run.pid("web") != web)
         run.until(web="ready")
         assert run.pid("side") == side
@@ -71,7 +71,7 @@ def test_a_heartbeat_from_the_future_is_no_sign_of_life(tmp_path: Path, python: 
     os.utime(beat, (2**32, 2**32))
     keys = (f"alive = {beat}", "alive_timeout = 1")
     with supervising(tmp_path, program("web", SLEEP, *keys), python) as run:
-        run.said("web hangs")
+        run.wait_for_log("web hangs")
 
 
 def test_the_kill_of_a_hung_program_takes_its_group(tmp_path: Path, python: str) -> None:
@@ -81,7 +81,7 @@ def test_the_kill_of_a_hung_program_takes_its_group(tmp_path: Path, python: str)
         run.until(web="ready")
         web = run.pid("web")
         (child,) = wait_until(lambda: Path(f"/proc/{web}/task/{web}/children").read_text().split())
-        run.said("web hangs, no sign of life from /nowhere: killing its group")
+        run.wait_for_log("web hangs, no sign of life from /nowhere: killing its group")
         wait_until(lambda: not is_running(int(child)))
 
 
@@ -94,7 +94,7 @@ def test_update_keeps_checking_a_changed_program(tmp_path: Path, python: str) ->
         run.until(web="ready")
         run.write(program("web", SLEEP, "alive = /nowhere", "alive_timeout = 1"))
         assert "web: updated process group" in run.control("update")
-        run.said("web hangs")
+        run.wait_for_log("web hangs")
 
 
 def test_update_takes_a_new_program_that_depends_on_an_old_one(tmp_path: Path, python: str) -> None:
@@ -219,7 +219,7 @@ def test_a_signal_goes_only_to_programs_that_list_it(tmp_path: Path, python: str
         pids = [run.pid(name) for name in ("web", "side", "l")]
         run.until(web="ready", side="ready", l="ready")
         run.process.signal(signal.SIGHUP)
-        run.said(r"web \| HUP")
+        run.wait_for_log(r"web \| HUP")
         assert [run.pid(name) for name in ("web", "side", "l")] == pids
 
 
@@ -236,7 +236,7 @@ def test_no_early_stop_is_lost(tmp_path: Path, python: str) -> None:
 def test_the_command_refuses_a_conf_without_the_plugin(tmp_path: Path, python: str) -> None:
     with supervising(tmp_path, "", python, head="[supervisord]\nnodaemon = true\n") as run:
         assert run.process.ended() == 2
-        run.said("add\n.rpcinterface:pid1.\nsupervisor.rpcinterface_factory = pid1:make_plugin")
+        run.wait_for_log("add\n.rpcinterface:pid1.\nsupervisor.rpcinterface_factory = pid1:make_plugin")
 
 
 @pytest.mark.parametrize("where", ["main", "included"])
@@ -247,7 +247,7 @@ def test_the_plugin_needs_no_http_server_and_may_be_included(tmp_path: Path, pyt
     head += "[include]\nfiles = %(here)s/extra.con*\n" + (plugin if where == "main" else "")
     with supervising(tmp_path, program("one", "exit 0", "autorestart = false"), python, head=head) as run:
         assert run.process.ended() == 0
-        run.said("all programs are done")
+        run.wait_for_log("all programs are done")
 
 
 # Environment files
@@ -273,7 +273,7 @@ def test_an_env_file_that_cannot_be_read_is_refused(tmp_path: Path, python: str,
     conf = program("web", SLEEP, f"env_file = {tmp_path}/env", "startretries = 0")
     with supervising(tmp_path, conf, python) as run:
         assert run.process.ended() == 127
-        run.said(f"cannot keep web running .cannot read env_file {tmp_path}/env: {why}")
+        run.wait_for_log(f"cannot keep web running .cannot read env_file {tmp_path}/env: {why}")
 
 
 # Unusual programs
@@ -305,7 +305,7 @@ def test_an_event_listener_still_gets_its_events(tmp_path: Path, python: str) ->
     script = 'while :; do echo READY; read head; echo "$head" >&2; printf "RESULT 2\\nOK"; done'
     listener = f"[eventlistener:l]\ncommand = sh -c '{script}'\nevents = PROCESS_STATE_EXITED\n"
     with supervising(tmp_path, listener + program("one", "sleep 1; exit 0") + program("web", SLEEP), python) as run:
-        run.said(r"l \| ver:3.0 .*eventname:PROCESS_STATE_EXITED")
+        run.wait_for_log(r"l \| ver:3.0 .*eventname:PROCESS_STATE_EXITED")
         assert run.stop() == 0
 
 

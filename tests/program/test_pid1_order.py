@@ -24,7 +24,7 @@ def test_a_chain_starts_in_order_of_readiness(tmp_path: Path, python: str) -> No
         found = run.until(db="ready", migrate="done", web="ready")
         assert order(run) == ["db", "migrate", "web"]
         assert found["migrate"]["exit_status"] == 0
-        run.said(r"^db \| listening\n(.*\n)*migrate \| migrated\n(.*\n)*web \| web")
+        run.wait_for_log(r"^db \| listening\n(.*\n)*migrate \| migrated\n(.*\n)*web \| web")
 
 
 @pytest.mark.parametrize("version", ["3.8", "3.12", "3.13"])
@@ -67,7 +67,7 @@ def test_a_program_not_ready_in_time_is_retried_then_fails(tmp_path: Path, pytho
     with supervising(tmp_path, conf, python) as run:
         assert run.process.ended() == 137
         assert order(run) == ["db", "db"]
-        run.said(
+        run.wait_for_log(
             "cannot start web: it depends on db, which failed", r"cannot keep db running \(was not ready within 0.2 s\)"
         )
 
@@ -77,7 +77,9 @@ def test_a_failed_one_shot_fails_its_dependants(tmp_path: Path, python: str) -> 
     with supervising(tmp_path, conf + program("web", SLEEP, "depends_on = migrate:exited"), python) as run:
         assert run.process.ended() == 3
         assert order(run) == ["migrate"]
-        run.said("cannot start web: it depends on migrate", r"CRIT cannot keep migrate running \(exit status 3\)")
+        run.wait_for_log(
+            "cannot start web: it depends on migrate", r"CRIT cannot keep migrate running \(exit status 3\)"
+        )
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,7 @@ def test_the_status_is_0_when_all_one_shots_are_done(tmp_path: Path, python: str
     listener = "[eventlistener:l]\ncommand = sh -c 'echo READY; read x'\nevents = TICK_3600\n"
     with supervising(tmp_path, conf + spare + listener, python) as run:
         assert run.process.ended() == 0
-        run.said("all programs are done: ending with status 0")
+        run.wait_for_log("all programs are done: ending with status 0")
 
 
 def test_a_quick_one_shot_does_not_end_the_others(tmp_path: Path, python: str) -> None:

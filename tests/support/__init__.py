@@ -39,7 +39,7 @@ def wait_until(condition: Callable[[], T], within: float = 20, every: float = 0.
         time.sleep(every)
 
 
-def alike(here: bytes, there: bytes) -> None:
+def assert_same_bytes(here: bytes, there: bytes) -> None:
     """Assert that two byte strings are equal. pytest's own comparison takes too long for large ones."""
     same = here == there
     assert same, f"{len(here)} bytes ending in {here[-60:]!r} differ from {len(there)} bytes ending in {there[-60:]!r}"
@@ -107,7 +107,7 @@ class Program:
     def output(self) -> str:
         return "\n".join(self.lines)
 
-    def said(self, pattern: str, within: float = 20) -> re.Match[str]:
+    def wait_for_log(self, pattern: str, within: float = 20) -> re.Match[str]:
         """Wait until a line of the output matches. Return the match."""
 
         def found() -> re.Match[str]:

@@ -290,7 +290,7 @@ class Namespace:
     def watch(self, kind: str, name: str) -> Iterator[Program]:
         """Follow the states of an object, one line of JSON each."""
         with running(self.command("get", kind, name, "--watch", "--output=jsonpath={@}{'\\n'}")) as program:
-            program.said("^{")
+            program.wait_for_log("^{")
             yield program
 
     @contextlib.contextmanager

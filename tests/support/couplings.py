@@ -36,8 +36,8 @@ def app_sh(folder: Path, port: int, interval: str) -> Iterator[Program]:
 def process(folder: Path) -> Iterator[str]:
     port = free_port()
     with app_sh(folder, port, "0.1") as app:
-        app.said("echo | serving")
-        app.said("generator | writing")
+        app.wait_for_log("echo | serving")
+        app.wait_for_log("generator | writing")
         yield f"http://127.0.0.1:{port}"
         app.process.terminate()
         assert app.ended() == 0, app.output
@@ -50,7 +50,7 @@ def container(folder: Path) -> Iterator[str]:
         engine.volume() as volume,
         engine.container(*engine.HARDENED, "--volume", f"{volume}:/data", "--env", "GENERATOR_INTERVAL=0.1") as app,
     ):
-        app.said("echo | serving", "generator | writing")
+        app.wait_for_log("echo | serving", "generator | writing")
         yield app.url
         app.signal("TERM")
         assert app.ended() == 0, app.logs()

@@ -103,7 +103,7 @@ class Container:
     def logs(self) -> str:
         return "".join(f"{text}\n" for _, text in self.timed_logs())
 
-    def said(self, *texts: str, within: float = 20) -> str:
+    def wait_for_log(self, *texts: str, within: float = 20) -> str:
         """Wait until the log has all of the texts. Return the log."""
 
         def found() -> str:

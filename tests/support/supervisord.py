@@ -84,10 +84,10 @@ class Supervisord:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60).stdout
 
-    def said(self, *patterns: str) -> None:
+    def wait_for_log(self, *patterns: str) -> None:
         """Wait until each pattern matches a line of the log."""
         for pattern in patterns:
-            self.process.said(pattern)
+            self.process.wait_for_log(pattern)
 
     def lines(self, name: str) -> list[str]:
         """Return the lines that a program wrote."""
