@@ -47,7 +47,7 @@ class Pid1:
         self.groups: dict[str, list[Program]] = {}
         for name in supervisord.process_groups:
             self.supervise(name)
-        # The command `pid1` blocked signals until supervisord's handlers were installed. They are now.
+        # The command `pid1` blocked the signals. At this event, supervisord's handlers are installed.
         events.subscribe(events.SupervisorRunningEvent, lambda event: signal.pthread_sigmask(signal.SIG_SETMASK, ()))
         events.subscribe(events.SupervisorStoppingEvent, lambda event: self.begin_stop())
         events.subscribe(events.ProcessStateEvent, self.on_process)

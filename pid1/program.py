@@ -24,6 +24,8 @@ READ_BYTES = 2**17  # supervisord's read size, and so the pipe's: at a program's
 
 
 class State(enum.Enum):
+    """The state of a program."""
+
     WAITING = "waiting"  # waits for its dependencies
     STARTING = "starting"  # has run for less than startsecs, and is not ready
     STARTED = "started"  # has run for startsecs, and is not ready
@@ -76,7 +78,7 @@ class Program:
     def on_event(self, event: Any) -> None:
         """React to a new state of supervisord's process."""
         if self.process.state == ProcessStates.BACKOFF and event.from_state == ProcessStates.EXITED:
-            return  # this method made the change, see below
+            return  # change_state below sent this event
         new = self._next_state(self.plugin.now())
         self.enter(new)
         if new is State.BACKOFF and self.process.state == ProcessStates.EXITED:
@@ -94,7 +96,7 @@ class Program:
         state = self.process.state
         if state == ProcessStates.STARTING:
             self.starts, self.spawned, self.wait_status, self.killed_because = self.starts + 1, now, None, ""
-            if self.ready:  # from now on, a change of the file comes from the new process
+            if self.ready:  # from now on, only the new process changes the file
                 self.ready.begin(self.starts, now)
             return State.STARTING
         if state == ProcessStates.RUNNING:

@@ -538,9 +538,8 @@ def test_the_newest_number_changes_slowly_enough_to_read(browser: Browser, site:
     """At most ten changes a second, or one with reduced motion, even if numbers come faster."""
     with site.generator(0.005), site.echo(), visiting(browser, site.url, reduced_motion=motion) as visit:
         visit.state_is("Live")
-        assert (
-            statistics.median(visit.do(CHANGES)) >= least
-        )  # the median, because a late change makes the next interval short
+        # The median, because a late change makes the next interval short.
+        assert statistics.median(visit.do(CHANGES)) >= least
 
 
 @pytest.mark.serial

@@ -26,9 +26,7 @@ def supervise(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     monkeypatch.undo()
     for each in made:
         each.plugin.output.streams.clear()
-        each.plugin.verdict, each.options.mood = (
-            "",
-            SupervisorStates.RUNNING,
-        )  # else close_logger would end the test process
+        # During a shutdown, close_logger would end the test process.
+        each.plugin.verdict, each.options.mood = "", SupervisorStates.RUNNING
         each.plugin.close_logger()
     events.clear()
