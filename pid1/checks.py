@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 from pid1.output import MAX_LINE_BYTES
 
-LOOKS = 4  # checks within the time limit
-FIRST_LOOK_SECONDS, LONGEST_PAUSE_SECONDS = 0.02, 1.0
+CHECKS_PER_LIMIT = 4  # checks within the time limit
+FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.02, 1.0
 Passed = Callable[..., None]  # its argument: the age of the sign of life in seconds, 0 by default
 
 
@@ -36,7 +36,7 @@ class FileCheck:
     def reset(self) -> None:
         self.seen = self.state()
 
-    def look(self) -> None:
+    def start(self) -> None:
         before, self.seen = self.seen, self.state()
         if self.seen and self.seen != before:
             self.passed(time.time() - self.seen[1] / 1e9)
@@ -52,7 +52,7 @@ class AddressCheck:
         self.socket: Any = None
         self.connecting = True
 
-    def look(self) -> None:
+    def start(self) -> None:
         if self.socket:
             return  # the last request has no answer yet
         try:
@@ -106,7 +106,7 @@ class CommandCheck:
         self.command, self.passed, self.commands = command, passed, commands
         self.pid = 0
 
-    def look(self) -> None:
+    def start(self) -> None:
         if not self.pid:
             null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)]
             words = ["sh", "-c", self.command]
@@ -138,10 +138,10 @@ class LogCheck:
         if lines and self.pattern.search(lines):
             self.passed()
 
-    def look(self) -> None:
+    def start(self) -> None:
         """Do nothing: `feed` receives the lines."""
 
-    reset = look
+    reset = start
 
 
 class NotifyCheck:
@@ -167,7 +167,7 @@ class NotifyCheck:
     def handle_error(self) -> None:
         """Ignore the error: the next message may be valid."""
 
-    look = reset = handle_error
+    start = reset = handle_error
 
     def close(self) -> None:
         self.sockets.pop(self.socket.fileno(), None)
@@ -177,34 +177,34 @@ class NotifyCheck:
 class Watch:
     """Schedules a check, and knows when the program last passed it."""
 
-    def __init__(self, limit: float, make: Callable[[Passed], Any], hurried: bool) -> None:
-        """Make a watch. `limit` is in seconds; a `hurried` watch checks often at first and needs one pass only."""
-        self.limit, self.hurried = limit, hurried
+    def __init__(self, limit: float, make: Callable[[Passed], Any], eager: bool) -> None:
+        """Make a watch. `limit` is in seconds; an `eager` watch checks often at first and needs one pass only."""
+        self.limit, self.eager = limit, eager
         self.check = make(self.passed)
         self.key: object = None  # identifies the process; a new key restarts the watch; None: no process
-        self.now = self.due = self.begun = self.last = self.looked = 0.0
+        self.now = self.due = self.begun = self.last = self.checked = 0.0
         self.seen = False
 
     def passed(self, age: float = 0.0) -> None:
         """Record a pass. The sign of life is `age` seconds old, but newer than the last check."""
-        self.seen, self.last = True, self.now - min(max(age, 0.0), self.now - self.looked)
+        self.seen, self.last = True, self.now - min(max(age, 0.0), self.now - self.checked)
 
     def begin(self, key: object, now: float) -> None:
-        self.key, self.now, self.begun, self.last, self.looked, self.seen = key, now, now, now, now, False
-        self.due = now + (FIRST_LOOK_SECONDS if self.hurried else self.limit / LOOKS / LOOKS)
+        self.key, self.now, self.begun, self.last, self.checked, self.seen = key, now, now, now, now, False
+        self.due = now + (FIRST_PAUSE_SECONDS if self.eager else self.limit / CHECKS_PER_LIMIT / CHECKS_PER_LIMIT)
         self.check.reset()
 
     def turn(self, key: object, now: float) -> float:
         """Run the check if it is due. Return the seconds until the next turn."""
         self.now = now
-        pause = self.limit / LOOKS
+        pause = self.limit / CHECKS_PER_LIMIT
         if key != self.key or (key and now > self.due + pause):  # a new process, or the container was paused
             self.begin(key, now)
         elif key and now >= self.due:
-            self.check.look()
-            self.looked = now
-            hurry = max(FIRST_LOOK_SECONDS, min(LONGEST_PAUSE_SECONDS, (now - self.begun) / LOOKS))
-            self.due = min(now + (min(hurry, pause) if self.hurried else pause), max(now, self.last + self.limit))
+            self.check.start()
+            self.checked = now
+            growing = max(FIRST_PAUSE_SECONDS, min(MAX_PAUSE_SECONDS, (now - self.begun) / CHECKS_PER_LIMIT))
+            self.due = min(now + (min(growing, pause) if self.eager else pause), max(now, self.last + self.limit))
         return self.due - now if key else self.limit
 
     def close(self) -> None:
@@ -215,7 +215,7 @@ class Watch:
         return self.key is not None and self.now >= self.last + self.limit
 
 
-def make_watch(target: str, limit: float, hurried: bool, sockets: dict[int, Any], commands: dict[int, Any]) -> Watch:
+def make_watch(target: str, limit: float, eager: bool, sockets: dict[int, Any], commands: dict[int, Any]) -> Watch:
     """Make a watch from the value of `ready` or `alive`, such as http://127.0.0.1:8000/healthz."""
     kind, _, rest = target.partition(":")
     makers: dict[str, Callable[[Passed], Any]] = {
@@ -225,4 +225,4 @@ def make_watch(target: str, limit: float, hurried: bool, sockets: dict[int, Any]
         "log": lambda passed: LogCheck(rest, passed),
         "notify": lambda passed: NotifyCheck(passed, sockets),
     }
-    return Watch(limit, makers.get(kind, lambda passed: FileCheck(target, passed)), hurried)
+    return Watch(limit, makers.get(kind, lambda passed: FileCheck(target, passed)), eager)

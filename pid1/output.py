@@ -18,7 +18,7 @@ from supervisor.dispatchers import POutputDispatcher, stripEscapes
 BUFFER_BYTES = 2**18  # above this, programs are not read; their pipes fill and slow them down
 MAX_LINE_BYTES = 2**16  # longer lines are split
 MAX_CHUNKS = 512  # per write; Linux allows 1024
-PATIENCE_SECONDS = 5.0  # without a reader for this long, whole lines are dropped
+NO_READER_SECONDS = 5.0  # without a reader for this long, whole lines are dropped
 FLUSH_SECONDS = 1.0  # wait at exit, while nothing reads
 F_SETPIPE_SZ = 1031  # Linux; Python's fcntl has it since 3.10
 Chunk = Union[bytes, memoryview]
@@ -68,9 +68,9 @@ class Stream:
             if self.dropping:
                 self.dropping = False
                 lost, self.reported = self.dropped - self.reported, self.dropped
-                text = f"dropped {lost} lines of output: no reader for {PATIENCE_SECONDS:g} s"
+                text = f"dropped {lost} lines of output: no reader for {NO_READER_SECONDS:g} s"
                 self.add([self.format.line("supervisord", "stdout", text, "WARN")])
-        if self.full() and now - self.read_at >= PATIENCE_SECONDS:
+        if self.full() and now - self.read_at >= NO_READER_SECONDS:
             self.dropping = True
 
     def _write(self) -> int:
@@ -91,9 +91,9 @@ class Stream:
             self.chunks[0] = memoryview(self.chunks[0])[count:]
 
     def close(self) -> None:
-        """Flush the buffer while the reader reads, for at most PATIENCE_SECONDS."""
+        """Flush the buffer while the reader reads, for at most NO_READER_SECONDS."""
         now = self.read_at = time.monotonic()
-        end = now + PATIENCE_SECONDS
+        end = now + NO_READER_SECONDS
         self.drain(now)
         while self.chunks and not self.dropping and now < min(end, self.read_at + FLUSH_SECONDS):
             select.select([], [self.fd], [], FLUSH_SECONDS)

@@ -65,9 +65,9 @@ class Program:
         for name in self.stock:
             setattr(process, name, getattr(self, name))
 
-    def _watch(self, target: str, limit: float, hurried: bool) -> Watch | None:
+    def _watch(self, target: str, limit: float, eager: bool) -> Watch | None:
         sockets = self.plugin.options.get_socket_map()
-        return make_watch(target, limit, hurried, sockets, self.plugin.commands) if target else None
+        return make_watch(target, limit, eager, sockets, self.plugin.commands) if target else None
 
     def close(self) -> None:
         for watch in filter(None, (self.ready, self.alive)):

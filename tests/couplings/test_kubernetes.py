@@ -138,7 +138,7 @@ def test_only_the_generator_is_restarted_and_echo_serves_on(
         signals.send(space, "appcoup", "generator", number)
         space.restarted("appcoup", "generator", within=HUNG)
         grown(url, grown(url, before))
-        asking.goes_on()
+        asking.wait_for_requests()
         assert asking.failures() == []
 
 
@@ -188,7 +188,7 @@ def test_a_replaced_generator_continues_the_file() -> None:
             assert len(left) == size
             grown(url, grown(url, left))
             assert data(url).headers["content-location"] == first.headers["content-location"]
-            asking.goes_on()
+            asking.wait_for_requests()
             assert asking.failures() == []
         assert space.pod("echo")["metadata"]["name"] == echo
         assert space.restarts("echo") == {"echo": 0}
@@ -260,7 +260,7 @@ def test_no_request_fails_while_echo_is_scaled_and_restarted(single: Namespace) 
             single.settled("echo", replicas)
         single.kubectl("rollout", "restart", "deployment/echo")
         single.settled("echo", 2)
-        asking.goes_on()
+        asking.wait_for_requests()
         assert asking.failures() == []
         assert asking.rate() > 90
         print(asking.account())
@@ -315,7 +315,7 @@ def test_echo_serves_without_generator_then_follows_the_next(single: Namespace) 
         second = all_follow(first)
         single.kubectl("delete", "pod", single.pod("generator")["metadata"]["name"], "--wait=false")
         all_follow(second)
-        asking.goes_on()
+        asking.wait_for_requests()
         assert asking.failures() == []
     single.settled("generator", 1)
 
@@ -364,7 +364,7 @@ def test_a_cut_link_is_reported_and_the_mirror_catches_up(federation: Federation
         wait_until(caught_up, within=6, every=POLL)
         print(f"caught up {time.monotonic() - mended:.1f} s after the link was mended")
         assert there.content.startswith(before)
-        asking.goes_on()
+        asking.wait_for_requests()
         assert asking.failures() == []
         print(asking.account())
 

@@ -68,12 +68,12 @@ class Terminal:
             with contextlib.ExitStack() as stack:
                 program = stack.enter_context(running(["bash", "-c", words], self.environment, self.folder))
                 stack.callback(interrupt, program)
-                shown = pattern.match if command.goes_on else pattern.fullmatch
-                wait_until(lambda: ended(program) or (command.goes_on and shown(program.output)), COMMAND_SECONDS)
+                shown = pattern.match if command.keeps_running else pattern.fullmatch
+                wait_until(lambda: ended(program) or (command.keeps_running and shown(program.output)), COMMAND_SECONDS)
                 assert shown(program.output), f"{words} printed\n{program.output}\ninstead of\n{command.prints}"
                 if ended(program):
                     assert program.process.returncode == 0, words
-                elif command.goes_on:
+                elif command.keeps_running:
                     self.open.append((command.section, stack.pop_all()))
             return True
 

@@ -377,32 +377,32 @@ class Client:
     def __init__(self, space: Namespace) -> None:
         self.space = space
 
-    def told(self) -> list[str]:
+    def lines(self) -> list[str]:
         return self.space.kubectl("logs", "client").splitlines()
 
     def failures(self) -> list[str]:
-        return [line for line in self.told() if not line.startswith("requests: ")]
+        return [line for line in self.lines() if not line.startswith("requests: ")]
 
     def requests(self) -> int:
-        return max([int(line.split()[1]) for line in self.told() if line.startswith("requests: ")], default=0)
+        return max([int(line.split()[1]) for line in self.lines() if line.startswith("requests: ")], default=0)
 
     def account(self) -> str:
-        return [line for line in self.told() if line.startswith("requests: ")][-1]
+        return [line for line in self.lines() if line.startswith("requests: ")][-1]
 
     def rate(self) -> float:
         """Return the requests per second since the first answer."""
         _, requests, _, seconds, *_ = self.account().split()
         return int(requests) / float(seconds)
 
-    def goes_on(self) -> None:
+    def wait_for_requests(self) -> None:
         """Wait until the client has sent at least 100 more requests."""
         before = self.requests()
 
-        def gone_on() -> bool:
-            assert self.requests() >= before + 100, self.told()[-20:]
+        def enough() -> bool:
+            assert self.requests() >= before + 100, self.lines()[-20:]
             return True
 
-        wait_until(gone_on, every=POLL)
+        wait_until(enough, every=POLL)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ class Command:
     last: bool  # whether it is the last of its block
 
     @property
-    def goes_on(self) -> bool:
+    def keeps_running(self) -> bool:
         """Whether the command may still run when it has printed all the output shown."""
         return self.last and self.prints.endswith("...\n")
 

@@ -8,7 +8,7 @@ import pytest
 from pid1.checks import FileCheck, Watch
 from pid1.launch import conf_path
 from pid1.order import stop_turns
-from pid1.output import BUFFER_BYTES, PATIENCE_SECONDS, Format, Stream
+from pid1.output import BUFFER_BYTES, NO_READER_SECONDS, Format, Stream
 from pid1.settings import PROGRAM, parse, read_env_file
 
 
@@ -88,9 +88,9 @@ def test_lines_are_dropped_only_after_5_s_without_a_reader() -> None:
         stream.add([line])
         added += 1
         stream.drain(now)
-    stream.drain(now + PATIENCE_SECONDS - 0.1)
+    stream.drain(now + NO_READER_SECONDS - 0.1)
     assert not stream.dropping
-    stream.drain(now + PATIENCE_SECONDS)
+    stream.drain(now + NO_READER_SECONDS)
     assert stream.dropping
     stream.add([line * 1000])
     read = b""
@@ -136,11 +136,11 @@ def test_a_file_check_passes_on_change_not_by_age(tmp_path: Path) -> None:
     path = tmp_path / "beat"
     path.touch()
     check = FileCheck(str(path), lambda *_: passed.append(1))
-    check.look()
+    check.start()
     assert not passed  # an earlier process left the file
     os.utime(path, (2**32, 2**32))
-    check.look()
-    check.look()
+    check.start()
+    check.start()
     assert len(passed) == 1  # a time in the future counts as one change
 
 
@@ -148,24 +148,24 @@ class Check:
     """A check that never passes, and counts how often it runs."""
 
     def __init__(self) -> None:
-        self.looks = 0
+        self.starts = 0
 
-    def look(self) -> None:
-        self.looks += 1
+    def start(self) -> None:
+        self.starts += 1
 
     def reset(self) -> None:
         pass
 
 
-@pytest.mark.parametrize(("limit", "hurried", "most"), [(60, True, 90), (10, False, 5)])
-def test_a_watch_is_late_exactly_at_its_limit(limit: float, hurried: bool, most: int) -> None:
+@pytest.mark.parametrize(("limit", "eager", "most"), [(60, True, 90), (10, False, 5)])
+def test_a_watch_is_late_exactly_at_its_limit(limit: float, eager: bool, most: int) -> None:
     check = Check()
-    watch = Watch(limit, lambda passed: check, hurried)
+    watch = Watch(limit, lambda passed: check, eager)
     now = 0.0
     while not watch.late() and now < 100:
         now += watch.turn("process", now) or 1e-6
     assert now == pytest.approx(limit, abs=0.01)
-    assert 3 <= check.looks <= most
+    assert 3 <= check.starts <= most
 
 
 def test_a_watch_without_a_process_runs_no_check() -> None:
@@ -173,5 +173,5 @@ def test_a_watch_without_a_process_runs_no_check() -> None:
     watch = Watch(10, lambda passed: check, False)
     for now in range(100):
         assert watch.turn(None, float(now)) == 10
-    assert not check.looks
+    assert not check.starts
     assert not watch.late()
