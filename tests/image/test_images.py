@@ -21,7 +21,7 @@ def layers(image: str) -> list[str]:
 
 
 def test_the_generators_image_adds_no_package() -> None:
-    """Its list of packages is the base image's."""
+    """The list of packages is the same as the base image's."""
     listed = [
         docker("run", "--rm", "--entrypoint", "python", image, "-m", "pip", "list", "--format=freeze")
         for image in (engine.base(), engine.part("generator"))

@@ -75,7 +75,7 @@ def test_a_heartbeat_from_the_future_is_no_sign_of_life(tmp_path: Path, python: 
 
 
 def test_the_kill_of_a_hung_program_takes_its_group(tmp_path: Path, python: str) -> None:
-    """Its children would otherwise keep the port."""
+    """The children of a killed program would keep its port."""
     keys = ("alive = /nowhere", "alive_timeout = 1", "killasgroup = true")
     with supervising(tmp_path, program("web", "sleep 1001 & wait", *keys), python) as run:
         run.until(web="ready")

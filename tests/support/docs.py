@@ -27,7 +27,7 @@ class Command:
 
     @property
     def keeps_running(self) -> bool:
-        """Whether the command may still run when it has printed all the output shown."""
+        """Return whether the command may still run when it has printed all the output shown."""
         return self.last and self.prints.endswith("...\n")
 
 
