@@ -196,10 +196,10 @@ class KubernetesDeployment:
         self.watched, self.container, self.path, self.echo = FILE_AND_ECHO[coupling]
         self.last_space.apply(cluster.helper("bench", "sleep", "infinity"))
         with self.client("request", "URL", *START_REQUESTS) as requests:
-            requests.said("^failed ")
+            requests.wait_for_log("^failed ")
             began = time.time_ns()
             create()
-            self.start_seconds = (int(requests.said(r"^ok (\d+)", within=90)[1]) - began) / 1e9
+            self.start_seconds = (int(requests.wait_for_log(r"^ok (\d+)", within=90)[1]) - began) / 1e9
         for space in spaces:
             for each in space.get("deployments")["items"]:
                 space.ready(f"deployment/{each['metadata']['name']}")
@@ -241,7 +241,7 @@ class KubernetesDeployment:
             self.last_space.watch("pod", pod) as states,
             self.last_space.log(pod, "echo") as log,
         ):
-            log.said("^serving ")
+            log.wait_for_log("^serving ")
             began = time.perf_counter()
             self.last_space.kubectl("delete", "pod", pod, "--wait=false")
             log.ended()
@@ -350,8 +350,8 @@ def receipt_delays(deployment: Deployment, count: int) -> list[float]:
     Raises Failure if the follower misses a number.
     """
     with deployment.watch_file() as watcher, deployment.client("follow", "URL") as follower:
-        watcher.said("^ready$")
-        follower.said("^ready$")
+        watcher.wait_for_log("^ready$")
+        follower.wait_for_log("^ready$")
         time.sleep(0.5)
         first = len(number_times(watcher))
         wait_until(lambda: len(number_times(watcher)) > first + count, 60, every=0.2)
@@ -366,7 +366,7 @@ def receipt_delays(deployment: Deployment, count: int) -> list[float]:
 def measure_outage(deployment: Deployment) -> Outage:
     """Kill the generator while one client follows echo and another sends requests."""
     with deployment.client("follow", "URL") as follower, deployment.client("request", "URL", "0.02", "2") as requests:
-        requests.said("^ok ")
+        requests.wait_for_log("^ok ")
         wait_until(lambda: len(number_times(follower)) >= 25)
         killed = time.time_ns()
         deployment.kill_generator()

@@ -1,4 +1,4 @@
-"""Process managers beside each other, in one container: start, stop, respawn, memory, idle CPU and log throughput."""
+"""Compares process managers in one container: start, stop, respawn, memory, idle CPU and log throughput."""
 
 import argparse
 import contextlib
@@ -45,16 +45,18 @@ PLUGIN = "[rpcinterface:pid1]\nsupervisor.rpcinterface_factory=pid1:make_plugin\
 
 @dataclass
 class Manager:
-    """`prepare` writes its files for commands by name; returns the command that runs it."""
+    """A process manager. `prepare` writes its files for named commands and returns the command that runs it."""
 
     name: str
     prepare: Callable[[Path, dict[str, str]], list[str]]
     stop_signal: signal.Signals = signal.SIGTERM
     respawns: bool = True
-    relays: bool = True  # else the programs write to its stdout themselves
+    relays: bool = True  # False: the programs write to the manager's stdout themselves
 
 
 def supervisord(head: str, command: list[str]) -> Callable[[Path, dict[str, str]], list[str]]:
+    """Return a `prepare` that writes a configuration file of supervisord."""
+
     def prepare(folder: Path, programs: dict[str, str]) -> list[str]:
         keys = "stdout_logfile=/dev/stdout\nstdout_logfile_maxbytes=0\n"
         sections = (f"[program:{name}]\ncommand={line}\n{keys}" for name, line in programs.items())
@@ -65,7 +67,7 @@ def supervisord(head: str, command: list[str]) -> Callable[[Path, dict[str, str]
 
 
 def services(*command: str) -> Callable[[Path, dict[str, str]], list[str]]:
-    """A folder of services, each with a file `run`, as s6 and runit have it."""
+    """Return a `prepare` that writes a folder of services, each with a file `run`, for s6 and runit."""
 
     def prepare(folder: Path, programs: dict[str, str]) -> list[str]:
         for name, line in programs.items():
@@ -110,7 +112,7 @@ MANAGERS = [
 def running(
     manager: Manager, programs: dict[str, str], output: int = subprocess.DEVNULL
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run it in a session of its own; all of that is killed at the end."""
+    """Run a manager in its own session. At the end, kill it and all its descendants."""
     folder = Path(tempfile.mkdtemp())
     command = manager.prepare(folder, programs)
     process = subprocess.Popen(command, stdout=output, stderr=subprocess.DEVNULL, start_new_session=True)
@@ -121,10 +123,10 @@ def running(
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
-        for port in PORTS:  # a program that outlived its manager
+        for port in PORTS:  # a server may outlive its manager
             with contextlib.suppress(OSError):
                 os.kill(ask(port), signal.SIGKILL)
-        shutil.rmtree(folder, ignore_errors=True)  # a supervisor that is ending may write yet
+        shutil.rmtree(folder, ignore_errors=True)  # an ending manager may still write
 
 
 def descendants(pid: int) -> list[int]:
@@ -136,7 +138,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def ask(port: int) -> int:
-    """The PID of the server, in its answer with status 200. Raises OSError."""
+    """Return the server's PID from its answer. Raises OSError without an answer of status 200."""
     with socket.create_connection(("127.0.0.1", port), 1) as client:
         client.sendall(b"GET / HTTP/1.0\r\n\r\n")
         answer = b""
@@ -148,6 +150,7 @@ def ask(port: int) -> int:
 
 
 def wait_for(port: int, other_than: int = 0, within: float = 15) -> int:
+    """Return the PID of the server on a port, once it is not `other_than`. Raises TimeoutError."""
     end = time.monotonic() + within
     while time.monotonic() < end:
         with contextlib.suppress(OSError):
@@ -158,19 +161,19 @@ def wait_for(port: int, other_than: int = 0, within: float = 15) -> int:
 
 
 def ticks(pids: list[int]) -> int:
-    """The processes' CPU time so far, in hundredths of a second."""
+    """Return the CPU time of the processes so far, in hundredths of a second."""
     stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split() for pid in pids]
     return sum(int(fields[11]) + int(fields[12]) for fields in stats)
 
 
 def own_memory(pids: list[int]) -> float:
-    """Private and shared memory of the processes, shares counted once, in MiB."""
+    """Return the memory of the processes in MiB. Each process counts its share of shared pages (Pss)."""
     texts = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
     return sum(int(text.partition("\nPss:")[2].split()[0]) for text in texts) / 1024
 
 
 def measure(manager: Manager, server: Path, figures: dict[str, list[float]], idle: float) -> None:
-    """One round of everything but the log."""
+    """Measure everything except log throughput once, and add the values to `figures`."""
 
     def add(row: str, value: float) -> None:
         figures.setdefault(row, []).append(value)
@@ -180,7 +183,7 @@ def measure(manager: Manager, server: Path, figures: dict[str, list[float]], idl
     with running(manager, lines) as process:
         pids = [wait_for(port) for port in PORTS]
         add("start to both 200, ms", (time.monotonic() - began) * 1000)
-        time.sleep(1.5)  # stock supervisord, circus: until it counts as started
+        time.sleep(1.5)  # until stock supervisord and circus count the programs as started
         managers = [pid for pid in [process.pid, *descendants(process.pid)] if pid not in pids]
         add("memory of the manager, MiB", own_memory(managers))
         if idle:
@@ -200,7 +203,7 @@ def measure(manager: Manager, server: Path, figures: dict[str, list[float]], idl
 
 
 def throughput(manager: Manager, megabytes: int) -> float:
-    """MB/s of lines of 100 bytes from a program to who reads the manager's stdout."""
+    """Return the MB/s of 100-byte lines from a program to the reader of the manager's stdout."""
     line = "x" * 99
     script = f"sh -c 'sleep 1; yes {line} | head -c {megabytes}000000; echo the end; exec sleep 1000'"
     reader, writer = os.pipe()
@@ -222,6 +225,7 @@ def throughput(manager: Manager, megabytes: int) -> float:
 
 
 def table(figures: dict[str, dict[str, list[float]]]) -> str:
+    """Return the medians as a Markdown table, with one column per manager."""
     rows = list(dict.fromkeys(row for each in figures.values() for row in each))
     lines = [["median", *figures], ["---"] * (len(figures) + 1)]
     for row in rows:

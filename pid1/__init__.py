@@ -1,4 +1,4 @@
-"""supervisor-pid1: what supervisord lacks as PID 1 of a container. README.md has the settings and how it hooks in."""
+"""supervisor-pid1, a plugin that makes supervisord fit to be PID 1 of a container. See README.md."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __version__ = "2.0.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import the plugin when supervisord asks for it: `python -m pid1` starts faster without supervisord's modules."""
+    """Import the plugin only when supervisord asks for it. Without that, `python -m pid1` starts faster."""
     if name == "make_plugin":
         from pid1.hooks import make_plugin
 

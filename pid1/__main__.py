@@ -1,4 +1,4 @@
-"""The command `pid1`: supervisord with the same arguments, which loses no signal while it starts."""
+"""The command `pid1`: runs supervisord with the same arguments and loses no signal while it starts."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import signal
 
 
 def main() -> None:
-    """Block the signals and exec supervisord; the plugin unblocks them once supervisord's handlers are installed.
+    """Block the signals and exec supervisord. The plugin unblocks them once supervisord has installed its handlers.
 
-    The kernel drops signals to a PID 1 that has no handler, and kills any other process that has none.
+    Without a handler, the kernel drops the signal if the process is PID 1, and kills any other process.
     """
     names = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2")
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.Signals[name] for name in names])
-    from pid1.launch import launch  # only now: signals may come already
+    from pid1.launch import launch  # imported after the signals are blocked, because the import takes time
 
     launch()
 

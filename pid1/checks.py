@@ -1,4 +1,4 @@
-"""Checks whether a program is ready, and later alive, from supervisord's own loop: nothing here waits."""
+"""Readiness and liveness checks. They run in supervisord's own loop, so nothing here blocks."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from urllib.parse import urlsplit
 
 from pid1.output import MAX_LINE_BYTES
 
-LOOKS = 4  # in the time that a program may be without a sign of life
-FIRST_LOOK_SECONDS, LONGEST_PAUSE_SECONDS = 0.02, 1.0
-Passed = Callable[..., None]  # takes the age of the sign of life in seconds, 0 by default
+CHECKS_PER_LIMIT = 4  # checks within the time limit
+FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.02, 1.0
+Passed = Callable[..., None]  # its argument: the age of the sign of life in seconds, 0 by default
 
 
 class FileCheck:
-    """Passes when the file changes; a wrong clock does no harm, nor does a file that an earlier process left."""
+    """Passes when the file changes. A wrong clock, or a file left by an earlier process, does not make it pass."""
 
     def __init__(self, path: str, passed: Passed) -> None:
         self.path, self.passed = path, passed
         self.reset()
 
     def state(self) -> tuple[int, ...]:
+        """Return the inode, modification time in ns and size, or () without a file."""
         try:
             found = os.stat(self.path)
         except OSError:
@@ -35,14 +36,14 @@ class FileCheck:
     def reset(self) -> None:
         self.seen = self.state()
 
-    def look(self) -> None:
+    def start(self) -> None:
         before, self.seen = self.seen, self.state()
         if self.seen and self.seen != before:
             self.passed(time.time() - self.seen[1] / 1e9)
 
 
 class AddressCheck:
-    """Passes when a connection is accepted or, over HTTP, answered with 2xx or 3xx; an object for the socket map."""
+    """Passes when the port accepts a connection or, over HTTP, answers 2xx or 3xx. Belongs in the socket map."""
 
     def __init__(self, url: str, passed: Passed, sockets: dict[int, Any]) -> None:
         self.url, self.passed, self.sockets = urlsplit(url), passed, sockets
@@ -51,9 +52,9 @@ class AddressCheck:
         self.socket: Any = None
         self.connecting = True
 
-    def look(self) -> None:
+    def start(self) -> None:
         if self.socket:
-            return  # the last one is not answered yet
+            return  # the last request has no answer yet
         try:
             host, port = self.url.hostname, self.url.port or 80
             family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -99,13 +100,13 @@ class AddressCheck:
 
 
 class CommandCheck:
-    """Passes when a shell command ends with status 0; supervisord's own waitpid brings its end."""
+    """Passes when a shell command exits with status 0. supervisord's waitpid reports the exit."""
 
     def __init__(self, command: str, passed: Passed, commands: dict[int, Callable[[int], None]]) -> None:
         self.command, self.passed, self.commands = command, passed, commands
         self.pid = 0
 
-    def look(self) -> None:
+    def start(self) -> None:
         if not self.pid:
             null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)]
             words = ["sh", "-c", self.command]
@@ -125,7 +126,7 @@ class CommandCheck:
 
 
 class LogCheck:
-    """Passes when a line that the program writes matches."""
+    """Passes when the program writes a line that matches a pattern."""
 
     def __init__(self, pattern: str, passed: Passed) -> None:
         self.pattern, self.passed = re.compile(pattern.encode(), re.MULTILINE), passed
@@ -137,14 +138,14 @@ class LogCheck:
         if lines and self.pattern.search(lines):
             self.passed()
 
-    def look(self) -> None:
-        """The lines come by themselves."""
+    def start(self) -> None:
+        """Do nothing: `feed` receives the lines."""
 
-    reset = look
+    reset = start
 
 
 class NotifyCheck:
-    """Passes when the program sends READY=1, as systemd's services do; an object for the socket map."""
+    """Passes when the program sends READY=1, as with systemd. Belongs in the socket map."""
 
     def __init__(self, passed: Passed, sockets: dict[int, Any]) -> None:
         self.passed, self.sockets = passed, sockets
@@ -164,9 +165,9 @@ class NotifyCheck:
             self.passed()
 
     def handle_error(self) -> None:
-        """The loop goes on."""
+        """Ignore the error: the next message may be valid."""
 
-    look = reset = handle_error
+    start = reset = handle_error
 
     def close(self) -> None:
         self.sockets.pop(self.socket.fileno(), None)
@@ -174,47 +175,48 @@ class NotifyCheck:
 
 
 class Watch:
-    """Looks for a sign of life while its program is in one of some states."""
+    """Schedules a check, and knows when the program last passed it."""
 
-    def __init__(self, limit: float, make: Callable[[Passed], Any], hurried: bool) -> None:
-        """A hurried one looks often at first, and is over with the first sign."""
-        self.limit, self.hurried = limit, hurried
+    def __init__(self, limit: float, make: Callable[[Passed], Any], eager: bool) -> None:
+        """Make a watch. `limit` is in seconds; an `eager` watch checks often at first and needs one pass only."""
+        self.limit, self.eager = limit, eager
         self.check = make(self.passed)
-        self.key: object = None  # what it watches: another key begins anew
-        self.now = self.due = self.begun = self.last = self.looked = 0.0
+        self.key: object = None  # identifies the process; a new key restarts the watch; None: no process
+        self.now = self.due = self.begun = self.last = self.checked = 0.0
         self.seen = False
 
     def passed(self, age: float = 0.0) -> None:
-        """Note a sign of life, which may be some seconds old, but is newer than the last look."""
-        self.seen, self.last = True, self.now - min(max(age, 0.0), self.now - self.looked)
+        """Record a pass. The sign of life is `age` seconds old, but newer than the last check."""
+        self.seen, self.last = True, self.now - min(max(age, 0.0), self.now - self.checked)
 
     def begin(self, key: object, now: float) -> None:
-        self.key, self.now, self.begun, self.last, self.looked, self.seen = key, now, now, now, now, False
-        self.due = now + (FIRST_LOOK_SECONDS if self.hurried else self.limit / LOOKS / LOOKS)
+        self.key, self.now, self.begun, self.last, self.checked, self.seen = key, now, now, now, now, False
+        self.due = now + (FIRST_PAUSE_SECONDS if self.eager else self.limit / CHECKS_PER_LIMIT / CHECKS_PER_LIMIT)
         self.check.reset()
 
     def turn(self, key: object, now: float) -> float:
-        """Look if it is time to; returns the seconds until the next turn."""
+        """Run the check if it is due. Return the seconds until the next turn."""
         self.now = now
-        pause = self.limit / LOOKS
-        if key != self.key or (key and now > self.due + pause):  # another process, or a container that was paused
+        pause = self.limit / CHECKS_PER_LIMIT
+        if key != self.key or (key and now > self.due + pause):  # a new process, or the container was paused
             self.begin(key, now)
         elif key and now >= self.due:
-            self.check.look()
-            self.looked = now
-            hurry = max(FIRST_LOOK_SECONDS, min(LONGEST_PAUSE_SECONDS, (now - self.begun) / LOOKS))
-            self.due = min(now + (min(hurry, pause) if self.hurried else pause), max(now, self.last + self.limit))
+            self.check.start()
+            self.checked = now
+            growing = max(FIRST_PAUSE_SECONDS, min(MAX_PAUSE_SECONDS, (now - self.begun) / CHECKS_PER_LIMIT))
+            self.due = min(now + (min(growing, pause) if self.eager else pause), max(now, self.last + self.limit))
         return self.due - now if key else self.limit
 
     def close(self) -> None:
         getattr(self.check, "close", self.check.reset)()
 
     def late(self) -> bool:
+        """Return whether the last pass is older than the limit."""
         return self.key is not None and self.now >= self.last + self.limit
 
 
-def make_watch(target: str, limit: float, hurried: bool, sockets: dict[int, Any], commands: dict[int, Any]) -> Watch:
-    """From a setting such as http://127.0.0.1:8000/healthz."""
+def make_watch(target: str, limit: float, eager: bool, sockets: dict[int, Any], commands: dict[int, Any]) -> Watch:
+    """Make a watch from the value of `ready` or `alive`, such as http://127.0.0.1:8000/healthz."""
     kind, _, rest = target.partition(":")
     makers: dict[str, Callable[[Passed], Any]] = {
         "http": lambda passed: AddressCheck(target, passed, sockets),
@@ -223,4 +225,4 @@ def make_watch(target: str, limit: float, hurried: bool, sockets: dict[int, Any]
         "log": lambda passed: LogCheck(rest, passed),
         "notify": lambda passed: NotifyCheck(passed, sockets),
     }
-    return Watch(limit, makers.get(kind, lambda passed: FileCheck(target, passed)), hurried)
+    return Watch(limit, makers.get(kind, lambda passed: FileCheck(target, passed)), eager)

@@ -1,6 +1,6 @@
-"""Where the plugin hooks in: supervisord imports this while it reads its configuration, before the programs' sections.
+"""Hooks the plugin into supervisord, which imports this module while it reads its configuration.
 
-So these sections can have keys that supervisord ignores, and the log is the plugin's from the first line on.
+supervisord reads the programs' sections later. So the plugin can add keys to them and format the log from the start.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ STOCK = {name: getattr(ServerOptions, name) for name in HOOKS}
 
 
 def make_plugin(supervisord: Any, **settings: str) -> object:
-    """supervisord calls this for each HTTP server that it has; the plugin itself needs none."""
+    """Return the XML-RPC methods. supervisord calls this once for each HTTP server; the plugin needs none."""
     return supervisord.pid1.rpc
 
 
 def plugin_texts(factories: Any) -> dict[str, str] | None:
-    """The settings in the plugin's section, or None without such a section."""
+    """Return the settings in the plugin's section, or None without such a section."""
     return next((texts for _, factory, texts in factories if factory is make_plugin), None)
 
 
 def _processes_from_section(options: Any, parser: Any, section: str, group_name: str, klass: Any = None) -> Any:
-    """The processes of a program, with the plugin's settings, which `supervisorctl update` compares too."""
+    """Return a program's processes with the plugin's settings, which `supervisorctl update` also compares."""
     configs = STOCK["_processes_from_section"](options, parser, section, group_name, klass)
     refuse_misspelt(parser.options(section))
     name = section.partition(":")[2].strip()
@@ -49,9 +49,9 @@ def _processes_from_section(options: Any, parser: Any, section: str, group_name:
 
 
 def take_output(config: Any) -> tuple[tuple[str, int], ...]:
-    """Take what goes to stdout, stderr or a temporary file from supervisord, which would block in the write.
+    """Disable supervisord's own log to stdout, stderr or a temporary file, because its writes block.
 
-    Returns each channel with the file descriptor that its lines go to; 0 where supervisord has a log file.
+    Returns each channel with the file descriptor for its lines, or 0 if supervisord keeps writing to a log file.
     """
     taken = []
     for channel, fd in (("stdout", 1), ("stderr", 2)):
@@ -64,7 +64,7 @@ def take_output(config: Any) -> tuple[tuple[str, int], ...]:
 
 
 def process_groups_from_parser(options: Any, parser: Any) -> Any:
-    """Raises ValueError, which supervisord and `supervisorctl update` show."""
+    """Return the process groups. Raises ValueError, which supervisord and `supervisorctl update` show."""
     groups = STOCK["process_groups_from_parser"](options, parser)
     try:
         parse_plugin(plugin_texts(options.configroot.supervisord.rpcinterface_factories) or {})
@@ -76,13 +76,13 @@ def process_groups_from_parser(options: Any, parser: Any) -> Any:
 
 
 def make_logger(options: Any) -> None:
-    """supervisord opens its log: it shares one with the programs. The plugin is made once supervisord is."""
+    """Open supervisord's log, which the programs share, and schedule the plugin's start."""
     texts = plugin_texts(options.rpcinterface_factories)
     if texts is None:
         return STOCK["make_logger"](options)
     settings = parse_plugin(texts)
     output = Output(Format(settings.log_format == "json", settings.log_time))
-    options.nodaemon |= os.getpid() == 1  # in the background, PID 1 would end the container
+    options.nodaemon |= os.getpid() == 1  # if PID 1 went into the background, the container would end
     shown, options.silent = options.nodaemon and not options.silent, True
     early = options.parse_criticals, options.parse_warnings, options.parse_infos
     options.parse_criticals, options.parse_warnings, options.parse_infos = [], [], []

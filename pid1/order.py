@@ -1,4 +1,4 @@
-"""Who waits for whom: the graph of dependencies between programs, by name."""
+"""The graph of dependencies between programs, by name."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from typing import Mapping, Sequence
 
 
 def stop_turns(graph: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    """Return each program's turn to be stopped: 0 if nothing depends on it, else one more than what depends on it.
+    """Return the turn in which each program stops: 0 if nothing depends on it, else one after its dependants.
 
-    `graph` has what each program depends on. Raises ValueError if a name is unknown or programs wait for each other.
+    `graph` maps each program to its dependencies. Raises ValueError for an unknown name or a cycle.
     """
     for name, needs in graph.items():
         unknown = [each for each in needs if each not in graph]
         if unknown:
-            raise ValueError(f"depends_on of {name}: there is no program {unknown[0]}")
+            raise ValueError(f"depends_on of {name}: unknown program {unknown[0]}")
     turns: dict[str, int] = {}
 
     def turn(name: str, path: tuple[str, ...]) -> int:
         if name in path:
-            raise ValueError(f"depends_on goes in a circle: {' -> '.join((*path[path.index(name) :], name))}")
+            raise ValueError(f"depends_on has a cycle: {' -> '.join((*path[path.index(name) :], name))}")
         if name not in turns:
             dependants = [each for each in graph if name in graph[each]]
             turns[name] = max((1 + turn(each, (name, *path)) for each in dependants), default=0)

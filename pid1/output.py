@@ -1,4 +1,4 @@
-"""The log on stdout and stderr: each line with its program's name, through a bounded buffer that never blocks."""
+"""The log on stdout and stderr. Each line has its program's name. A bounded buffer keeps writes from blocking."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ from typing import Any, Callable, Sequence, Union
 from supervisor import loggers
 from supervisor.dispatchers import POutputDispatcher, stripEscapes
 
-BUFFER_BYTES = 2**18  # above this the programs are not read: their pipes fill, which slows them down
-MAX_LINE_BYTES = 2**16  # longer lines are broken
-MAX_CHUNKS = 512  # in one write; Linux takes 1024
-PATIENCE_SECONDS = 5.0  # whole lines are dropped when nobody has read for this long
-FLUSH_SECONDS = 1.0  # at the end, without a reader
-F_SETPIPE_SZ = 1031  # of Linux; Python's fcntl has it since 3.10
+BUFFER_BYTES = 2**18  # above this, programs are not read; their pipes fill and slow them down
+MAX_LINE_BYTES = 2**16  # longer lines are split
+MAX_CHUNKS = 512  # per write; Linux allows 1024
+NO_READER_SECONDS = 5.0  # without a reader for this long, whole lines are dropped
+FLUSH_SECONDS = 1.0  # wait at exit, while nothing reads
+F_SETPIPE_SZ = 1031  # Linux; Python's fcntl has it since 3.10
 Chunk = Union[bytes, memoryview]
 
-bytes(2**23)  # once a buffer of this size was freed, glibc reuses smaller ones instead of asking the kernel each time
+bytes(2**23)  # after freeing a buffer of this size, glibc reuses smaller ones instead of asking the kernel for each
 
 
 class Stream:
-    """A buffer of whole lines before a file descriptor."""
+    """A buffer of whole lines in front of a file descriptor."""
 
     def __init__(self, fd: int, format: Format) -> None:
         self.fd, self.format, self.never_blocks = fd, format, False
         if stat.S_ISFIFO(os.fstat(fd).st_mode):
-            with suppress(OSError):  # another user's pipe; O_NONBLOCK on fd itself would concern others who share it
+            # O_NONBLOCK on fd itself would affect every process that shares it. The pipe may be another user's.
+            with suppress(OSError):
                 fcntl.fcntl(fd, F_SETPIPE_SZ, BUFFER_BYTES)
                 self.fd, self.never_blocks = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK), True
         self.chunks: list[Chunk] = []
         self.size = 0  # bytes in the chunks
-        self.read_at = 0.0  # monotonic: when the buffer was empty, or somebody read
+        self.read_at = 0.0  # monotonic time when the buffer was last empty, or last read from
         self.dropping = False
         self.dropped = self.reported = 0  # lines
 
@@ -45,7 +46,7 @@ class Stream:
         return self.size >= BUFFER_BYTES and not self.dropping
 
     def add(self, chunks: Sequence[Chunk]) -> None:
-        """Buffer whole lines, or count them while nobody reads."""
+        """Buffer whole lines. While dropping, count them instead."""
         if self.dropping:
             self.dropped += sum(bytes(chunk).count(b"\n") for chunk in chunks)
         else:
@@ -53,7 +54,7 @@ class Stream:
             self.size += sum(map(len, chunks))
 
     def drain(self, now: float) -> None:
-        """Write what can be written without waiting."""
+        """Write as much as possible without blocking."""
         if not self.chunks:
             self.read_at = now
         while self.chunks and (self.never_blocks or select.select([], [self.fd], [], 0)[1]):
@@ -61,25 +62,25 @@ class Stream:
                 self._remove(self._write())
             except BlockingIOError:
                 break
-            except OSError:  # the reader has gone
+            except OSError:  # the reader closed the pipe
                 self._remove(self.size)
             self.read_at = now
             if self.dropping:
                 self.dropping = False
                 lost, self.reported = self.dropped - self.reported, self.dropped
-                text = f"dropped {lost} lines of output: nobody read for {PATIENCE_SECONDS:g} s"
+                text = f"dropped {lost} lines of output: no reader for {NO_READER_SECONDS:g} s"
                 self.add([self.format.line("supervisord", "stdout", text, "WARN")])
-        if self.full() and now - self.read_at >= PATIENCE_SECONDS:
+        if self.full() and now - self.read_at >= NO_READER_SECONDS:
             self.dropping = True
 
     def _write(self) -> int:
-        """Without O_NONBLOCK only PIPE_BUF bytes do not block after select."""
+        """Write once; return the bytes written. Without O_NONBLOCK, select only promises room for PIPE_BUF bytes."""
         if self.never_blocks:
             return os.writev(self.fd, self.chunks[:MAX_CHUNKS])
         return os.write(self.fd, self.chunks[0][: select.PIPE_BUF])
 
     def _remove(self, count: int) -> None:
-        """Forget the first bytes."""
+        """Remove the first `count` bytes from the buffer."""
         self.size -= count
         whole = 0
         while whole < len(self.chunks) and count >= len(self.chunks[whole]):
@@ -90,9 +91,9 @@ class Stream:
             self.chunks[0] = memoryview(self.chunks[0])[count:]
 
     def close(self) -> None:
-        """Wait for the reader as long as it reads, for a limited time."""
+        """Flush the buffer while the reader reads, for at most NO_READER_SECONDS."""
         now = self.read_at = time.monotonic()
-        end = now + PATIENCE_SECONDS
+        end = now + NO_READER_SECONDS
         self.drain(now)
         while self.chunks and not self.dropping and now < min(end, self.read_at + FLUSH_SECONDS):
             select.select([], [self.fd], [], FLUSH_SECONDS)
@@ -103,19 +104,19 @@ class Stream:
 
 
 class Format:
-    """Text or JSON, with or without the time."""
+    """The format of log lines: text or JSON, with or without the time."""
 
     def __init__(self, json: bool, time: bool) -> None:
         self.json, self.time = json, time
 
     def now(self) -> str:
-        """The time as in RFC 3339, or nothing."""
+        """Return the time (RFC 3339, UTC), or an empty string without `log_time`."""
         if not self.time:
             return ""
         return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")[:-6] + "Z"
 
     def prefix(self, name: str) -> bytes:
-        """What stands before each line of text."""
+        """Return the start of each line of text."""
         return f"{self.now()} {name} | ".lstrip().encode()
 
     def line(self, name: str, channel: str, text: str, level: str = "") -> bytes:
@@ -127,7 +128,7 @@ class Format:
 
 
 class Output:
-    """Both streams; one, if both are the same file, so that lines do not mix."""
+    """The streams for stdout and stderr. If both are the same file, they share one stream so that lines do not mix."""
 
     def __init__(self, format: Format) -> None:
         one, two = os.fstat(1), os.fstat(2)
@@ -143,7 +144,7 @@ class Output:
 
 
 class LogHandler(loggers.Handler):
-    """Brings supervisord's own log to stdout."""
+    """Writes supervisord's own log to stdout."""
 
     def __init__(self, output: Output, level: int) -> None:
         super().__init__()
@@ -162,24 +163,24 @@ class LogHandler(loggers.Handler):
 
 
 class Relay(POutputDispatcher):
-    """Brings one channel of a program to a stream, if it has one, and to a watch, if there is one."""
+    """Copies one channel of a program to a stream and to a log check, where there are any."""
 
     stream: Stream | None = None
     watch: Callable[[bytes], None] | None = None
-    unfinished = b""  # line; with its prefix, if the log is text
-    ended = False  # what is left in the pipe of an ended program is read even if the buffer is full
+    unfinished = b""  # the last line so far; in a text log, with its prefix
+    ended = False  # after the program's end, its pipe is read even if the buffer is full
 
     def readable(self) -> bool:
         return not self.closed and (self.ended or not (self.stream and self.stream.full()))
 
     def handle_read_event(self) -> None:
-        if self.readable():  # else supervisord was registered for it still, and unregisters now
+        if self.readable():  # a full buffer: supervisord unregisters the pipe in its next pass
             super().handle_read_event()
 
     def _log(self, data: bytes) -> None:
         super()._log(data)
         if self.childlog is not self.normallog or not data:
-            return  # in capture mode
+            return  # capture mode
         if self.watch:
             self.watch(data)
         if self.stream:
@@ -192,7 +193,7 @@ class Relay(POutputDispatcher):
         stream.drain(time.monotonic())
 
     def _text(self, format: Format, data: bytes) -> list[Chunk]:
-        """A whole block at once: line by line would cost a multiple."""
+        """Return the block with prefixes. One replace is several times as fast as a loop over lines."""
         prefix = format.prefix(self.process.config.name)
         text = data.replace(b"\n", b"\n" + prefix)
         end = text.rfind(b"\n") + 1
@@ -209,6 +210,6 @@ class Relay(POutputDispatcher):
         return [format.line(name, self.channel, line.decode(errors="replace")) for line in lines]
 
     def finish(self) -> None:
-        """End the line: a program's last words may lack a line end."""
+        """End the last line, which may lack a line end."""
         if self.stream and self.unfinished:
             self._relay(self.stream, b"\n")

@@ -1,4 +1,4 @@
-"""The plugin: replaces methods of supervisord's options, so that it reacts at once and ends with an honest status."""
+"""The plugin. It replaces methods of supervisord's options to react at once and to exit with the right status."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ TIMED = (ProcessStates.STARTING, ProcessStates.STOPPING)
 
 
 class Pid1:
-    """`now` is the monotonic clock; tests replace it."""
+    """The plugin object of one supervisord. `now` is the monotonic clock; tests replace it."""
 
     def __init__(self, supervisord: Any, settings: PluginSettings, output: Output) -> None:
         self.supervisord, self.options = supervisord, supervisord.options
         self.settings, self.output = settings, output
         self.now = time.monotonic
-        self.held: set[int] = set()  # signals to be forwarded
-        self.commands: dict[int, Callable[[int], None]] = {}  # checks that run, by PID
-        self.child_environment: dict[str, str] = {}  # of the next child, besides its configuration
+        self.held: set[int] = set()  # signals that wait to be forwarded
+        self.commands: dict[int, Callable[[int], None]] = {}  # running exec: checks by PID
+        self.child_environment: dict[str, str] = {}  # variables for the next child, on top of its configuration
         self.status, self.verdict = 0, ""
         self.stop_began = 0.0
-        self.again = True  # another pass of the loop is due at once; the first one spawns
-        self.stale = True  # the file of metrics is
+        self.again = True  # the next pass is due at once; the first pass spawns
+        self.stale = True  # the metrics file is out of date
         self.reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(self.writer, warn_on_full_buffer=False)
         self.stock_poll, self.options.poller.poll = self.options.poller.poll, self.poll
@@ -47,7 +47,7 @@ class Pid1:
         self.groups: dict[str, list[Program]] = {}
         for name in supervisord.process_groups:
             self.supervise(name)
-        # Whoever started supervisord may have blocked signals until its handlers were installed, as `pid1` does.
+        # The command `pid1` blocked the signals. At this event, supervisord's handlers are installed.
         events.subscribe(events.SupervisorRunningEvent, lambda event: signal.pthread_sigmask(signal.SIG_SETMASK, ()))
         events.subscribe(events.SupervisorStoppingEvent, lambda event: self.begin_stop())
         events.subscribe(events.ProcessStateEvent, self.on_process)
@@ -55,9 +55,10 @@ class Pid1:
         events.subscribe(events.ProcessGroupRemovedEvent, lambda event: self.forget(event.group))
         if VERSION not in TESTED_VERSIONS:
             tested = " and ".join(TESTED_VERSIONS)
-            self.options.logger.warn(f"supervisor {VERSION} is untested with supervisor-pid1: tested are {tested}")
+            self.options.logger.warn(f"supervisor {VERSION} is untested; supervisor-pid1 is tested with {tested}")
 
     def supervise(self, group: str) -> None:
+        """Take charge of the processes of a group."""
         processes = self.supervisord.process_groups[group].processes
         self.groups[group] = [Program(process, self) for process in processes.values()]
         for number in {number for each in self.groups[group] for number in each.settings.forward}:
@@ -65,6 +66,7 @@ class Pid1:
         self.again = self.stale = True
 
     def forget(self, group: str) -> None:
+        """Close the checks of a removed group."""
         for each in self.groups.pop(group):
             each.close()
         self.stale = True
@@ -75,7 +77,7 @@ class Pid1:
     # Order
 
     def unmet(self, one: Program) -> str:
-        """The first dependency that keeps a program from starting, or an empty string."""
+        """Return the first dependency that keeps a program from starting, or an empty string."""
         for name, state in one.settings.depends_on:
             found = [each for each in self.programs() if each.settings.program == name]
             if not found or not all(each.satisfies(state) for each in found):
@@ -83,17 +85,18 @@ class Pid1:
         return ""
 
     def dependants(self, one: Program) -> list[Program]:
+        """Return the programs that depend on this one."""
         return [each for each in self.programs() if one.settings.program in dict(each.settings.depends_on)]
 
     def begin_stop(self) -> None:
-        """supervisord would stop one group after the other, each with a deadline of its own."""
+        """Start the stop. Without this, supervisord would stop its groups one by one, each with its own deadline."""
         self.supervisord.stop_groups = []
         self.stop_began = self.now()
 
     def stop_in_turn(self, now: float) -> float:
-        """Stop what nothing depends on any more; returns the seconds until the next turn.
+        """Stop each program once its dependants have stopped. Return the seconds until the next turn.
 
-        All share one deadline. Each turn has an equal part of it, so that no program uses up the time of the others.
+        All programs share one deadline. Each turn gets an equal part, so no program uses up the others' time.
         """
         programs = self.programs()
         graph = {each.settings.program: list(dict(each.settings.depends_on)) for each in programs}
@@ -114,7 +117,7 @@ class Pid1:
     # The loop
 
     def poll(self, timeout: float) -> Any:
-        """Wait for the next pass: not at all if the last one changed something, else for a signal or the next timer."""
+        """Wait for a signal, a file descriptor or the next timer. Do not wait if the last pass changed something."""
         now = self.now()
         self.forward_held()
         programs = self.programs()
@@ -141,13 +144,14 @@ class Pid1:
         return [fd for fd in ready[0] if fd != self.reader], [fd for fd in ready[1] if fd not in writable]
 
     def write_metrics(self) -> None:
+        """Write the metrics file. Log an error, because a full disk must not stop the programs."""
         try:
             self.rpc.write_metrics(self.settings.metrics)
         except OSError as error:
             self.options.logger.error(f"cannot write {self.settings.metrics}: {error.strerror} (metrics)")
 
     def get_signal(self) -> Any:
-        """The next signal for supervisord itself, which takes one a pass."""
+        """Return the next signal for supervisord itself, or None. supervisord takes one signal per pass."""
         number = self.stock["get_signal"]()
         self.again |= number is not None
         if not any(number in each.settings.forward for each in self.programs()):
@@ -156,7 +160,7 @@ class Pid1:
         return None
 
     def forward_held(self) -> None:
-        """Forward signals, once all receivers are ready: before its handlers stand it would die of them."""
+        """Forward signals once all receivers are ready. A signal kills a program that has no handler yet."""
         receivers = [each for each in self.programs() if each.process.pid and each.settings.forward & self.held]
         if any(each.state in (State.STARTING, State.STARTED) for each in receivers):
             return
@@ -167,7 +171,11 @@ class Pid1:
         self.held.clear()
 
     def fork(self) -> Any:
-        """Until exec the child has supervisord's handlers, which swallow signals, and what Python ignores (SIGPIPE)."""
+        """Fork, and reset signals in the child.
+
+        Until exec, the child has supervisord's handlers, which swallow signals. Signals that Python ignores, such as
+        SIGPIPE, would stay ignored after exec.
+        """
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         pid = -1
         try:
@@ -177,14 +185,14 @@ class Pid1:
             for number in signal.valid_signals() if pid == 0 else ():
                 if callable(signal.getsignal(number)) or number in (signal.SIGPIPE, signal.SIGXFSZ):
                     signal.signal(number, signal.SIG_DFL)
-            with suppress(OSError):  # the child has gone on to exec
+            with suppress(OSError):  # the child has already called exec
                 os.setpgid(pid, pid)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before if pid else ())
         return pid
 
     def waitpid(self) -> Any:
-        """The next program that ended; checks and orphans are reaped on the way, as many as there are."""
+        """Return the next program that ended. Reap all checks and orphans on the way."""
         while True:
             pid, status = self.stock["waitpid"]()
             if not pid or pid in self.options.pidhistory:
@@ -199,12 +207,12 @@ class Pid1:
             event.process.pid1.on_event(event)
 
     def changed(self, one: Program) -> None:
-        """A program's state changed: the next pass acts on it at once; some ends are the end of the container."""
+        """React to a program's new state. Some states end the container."""
         self.again = self.stale = True
         if self.options.mood != SupervisorStates.RUNNING:
             return
         if one.state is State.FAILED:
-            self.end(one.shell_status() or 1, f"{one.name} cannot be kept up ({one.how_it_ended()})")
+            self.end(one.shell_status() or 1, f"cannot keep {one.name} running ({one.how_it_ended()})")
             self.fail_dependants(one)
         elif one.state is State.DONE and one.settings.main:
             self.end(one.shell_status(), f"{one.name} is done ({one.how_it_ended()})")
@@ -212,20 +220,22 @@ class Pid1:
             self.end(0, "all programs are done")
 
     def end(self, status: int, why: str) -> None:
+        """Shut down, and exit with this status. `why` becomes the last log line."""
         self.status, self.verdict = status, f"{why}: ending with status {status}"
         self.options.mood = SupervisorStates.SHUTDOWN
 
     def fail_dependants(self, failed: Program) -> None:
+        """Fail all programs that still wait for a failed one."""
         for each in self.dependants(failed):
             if each.state in (State.WAITING, State.BACKOFF):
-                self.options.logger.error(f"{each.name} cannot start: it depends on {failed.name}")
+                self.options.logger.error(f"cannot start {each.name}: it depends on {failed.name}, which failed")
                 each.process.spawnerr = f"depends on {failed.name}, which failed"
                 each.enter(State.FAILED)
                 each.process.change_state(ProcessStates.FATAL)
                 self.fail_dependants(each)
 
     def close_logger(self) -> None:
-        """The last that supervisord does with its options, before a reload too."""
+        """Flush the log and exit. supervisord calls this last, and also before a reload."""
         signal.set_wakeup_fd(-1)
         os.close(self.reader)
         os.close(self.writer)
@@ -238,4 +248,4 @@ class Pid1:
             stream.close()
         self.stock["close_logger"]()
         if self.options.mood == SupervisorStates.SHUTDOWN:
-            os._exit(self.status)  # supervisord has nothing left to do, and Python would take its time
+            os._exit(self.status)  # nothing is left to do, and Python's own exit takes longer

@@ -1,4 +1,4 @@
-"""One program of supervisord's: named states, what its end means, when it starts, where its output goes."""
+"""One process of supervisord's: its state, its starts and restarts, its checks and its output."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ from pid1.checks import LogCheck, NotifyCheck, Watch, make_watch
 from pid1.output import F_SETPIPE_SZ, Relay
 from pid1.settings import read_env_file
 
-MIN_RUN_SECONDS = 1.0  # a shorter run is a failed start, whatever startsecs says
-READ_BYTES = 2**17  # supervisord reads so much at once: at a program's end, more in a pipe would be lost
+MIN_RUN_SECONDS = 1.0  # a shorter run is a failed start, even if startsecs is shorter
+READ_BYTES = 2**17  # supervisord's read size, and so the pipe's: at a program's end, any more would be lost
 
 
 class State(enum.Enum):
-    WAITING = "waiting"  # for its dependencies
-    STARTING = "starting"  # runs, neither for startsecs yet nor ready
+    """The state of a program."""
+
+    WAITING = "waiting"  # waits for its dependencies
+    STARTING = "starting"  # has run for less than startsecs, and is not ready
     STARTED = "started"  # has run for startsecs, and is not ready
     READY = "ready"
-    BACKOFF = "backoff"  # ended, will be started again
+    BACKOFF = "backoff"  # ended, will start again
     STOPPING = "stopping"
-    STOPPED = "stopped"  # by supervisorctl, or never started
+    STOPPED = "stopped"  # stopped by supervisorctl, or never started
     DONE = "done"  # ended as expected, for good
-    FAILED = "failed"  # for good
+    FAILED = "failed"  # ended, and will not start again
 
 
 SATISFIED_IN = {
@@ -43,17 +45,17 @@ SATISFIED_IN = {
 
 
 class Program:
-    """Replaces methods of a supervisord process, which supervisord calls as before."""
+    """A process of supervisord's, whose methods it replaces."""
 
     def __init__(self, process: Any, plugin: Any) -> None:
         self.process, self.config, self.plugin = process, process.config, plugin
         self.name, self.settings = process.config.name, process.config.pid1
         self.state = State.WAITING if self.config.autostart else State.STOPPED
-        self.since = plugin.now()  # monotonic, like the next two: in this state; the last start; when the next may be
-        self.spawned = self.due = 0.0
-        self.starts = self.failed_starts = 0  # all of them; those in a row
-        self.status: int | None = None  # of the last end, -N for signal N; None if nothing could run
-        self.wait_status: int | None = None  # as waitpid gave it
+        self.since = plugin.now()  # monotonic time of the last change of state
+        self.spawned = self.due = 0.0  # monotonic times: the last start; the earliest next start
+        self.starts = self.failed_starts = 0  # all starts; failed starts in a row
+        self.status: int | None = None  # the last exit status, -N for signal N; None if nothing could run
+        self.wait_status: int | None = None  # as waitpid returned it
         self.killed_because = ""
         self.ready = self._watch(self.settings.ready, self.settings.ready_timeout, True)
         self.alive = self._watch(self.settings.alive, self.settings.alive_timeout, False)
@@ -63,9 +65,9 @@ class Program:
         for name in self.stock:
             setattr(process, name, getattr(self, name))
 
-    def _watch(self, target: str, limit: float, hurried: bool) -> Watch | None:
+    def _watch(self, target: str, limit: float, eager: bool) -> Watch | None:
         sockets = self.plugin.options.get_socket_map()
-        return make_watch(target, limit, hurried, sockets, self.plugin.commands) if target else None
+        return make_watch(target, limit, eager, sockets, self.plugin.commands) if target else None
 
     def close(self) -> None:
         for watch in filter(None, (self.ready, self.alive)):
@@ -74,9 +76,9 @@ class Program:
     # States
 
     def on_event(self, event: Any) -> None:
-        """supervisord changed the state of the process."""
+        """React to a new state of supervisord's process."""
         if self.process.state == ProcessStates.BACKOFF and event.from_state == ProcessStates.EXITED:
-            return  # changed below
+            return  # change_state below sent this event
         new = self._next_state(self.plugin.now())
         self.enter(new)
         if new is State.BACKOFF and self.process.state == ProcessStates.EXITED:
@@ -90,11 +92,11 @@ class Program:
             self.plugin.changed(self)
 
     def _next_state(self, now: float) -> State:
-        """What the state of the process means."""
+        """Return the state that follows from the state of supervisord's process."""
         state = self.process.state
         if state == ProcessStates.STARTING:
             self.starts, self.spawned, self.wait_status, self.killed_because = self.starts + 1, now, None, ""
-            if self.ready:  # a file that changes from now on is the new process's
+            if self.ready:  # from now on, only the new process changes the file
                 self.ready.begin(self.starts, now)
             return State.STARTING
         if state == ProcessStates.RUNNING:
@@ -109,6 +111,7 @@ class Program:
         return self.state
 
     def _after_end(self, now: float) -> State:
+        """Return the state after the process ended: done, failed, or backoff with the time of the next start."""
         self.status = exit_code(self.wait_status)
         failed_start = self.state is not State.READY or now - self.spawned < MIN_RUN_SECONDS
         if self._is_success():
@@ -123,7 +126,7 @@ class Program:
         return State.BACKOFF
 
     def _is_success(self) -> bool:
-        """Whether it ended as expected, and for good."""
+        """Return whether the process ended as expected and will not start again."""
         return self.status in self.config.exitcodes and self.config.autorestart is not RestartUnconditionally
 
     def satisfies(self, state: str) -> bool:
@@ -139,14 +142,14 @@ class Program:
         return self.killed_because or str(decode_wait_status(self.wait_status)[1])
 
     def is_out_of_work(self) -> bool:
-        """Whether it is done or was never started; event listeners serve the others only."""
+        """Return whether the container may end without this program. Event listeners only serve the others."""
         idle = self.state is State.DONE or not (self.starts or self.config.autostart)
         return idle or isinstance(self.config, EventListenerConfig)
 
     # What supervisord calls
 
     def transition(self) -> None:
-        """supervisord asks once a pass; it knows when to kill, but not when to start."""
+        """Start the process when it is due. supervisord calls this in each pass, and still decides when to kill."""
         if self.process.state not in (ProcessStates.STOPPED, ProcessStates.EXITED, ProcessStates.BACKOFF):
             self.stock["transition"]()
             return
@@ -155,11 +158,12 @@ class Program:
             unmet = self.plugin.unmet(self)
             if not unmet:
                 self.process.spawn()
-            elif self.process.state != ProcessStates.BACKOFF:  # so that supervisorctl can stop it; no event: no failure
+            elif self.process.state != ProcessStates.BACKOFF:
+                # supervisorctl can stop a process in BACKOFF. There is no event, because nothing failed.
                 self.process.state, self.process.spawnerr = ProcessStates.BACKOFF, f"waiting for {unmet}"
 
     def get_execv_args(self) -> Any:
-        """supervisord asks right before it forks. Raises BadCommand."""
+        """Return the command, and set the child's environment. Raises BadCommand if env_file cannot be read."""
         environment = self.plugin.child_environment = {}
         if self.ready and isinstance(self.ready.check, NotifyCheck):
             environment["NOTIFY_SOCKET"] = self.ready.check.address
@@ -172,6 +176,7 @@ class Program:
         return self.stock["get_execv_args"]()
 
     def make_dispatchers(self, process: Any) -> Any:
+        """Return supervisord's dispatchers, with a relay in place of each one that has no log file."""
         dispatchers, pipes = self.stock_dispatchers(process)
         for channel, fd in self.settings.relayed:
             stock = dispatchers.get(pipes[channel])
@@ -184,11 +189,12 @@ class Program:
         return dispatchers, pipes
 
     def watch_output(self, data: bytes) -> None:
+        """Pass the output to the `log:` check until the program is ready."""
         if self.ready and isinstance(self.ready.check, LogCheck) and self.state is not State.READY:
             self.ready.check.feed(data)
 
     def finish(self, pid: int, wait_status: int) -> None:
-        """supervisord reaped the process: show its last words before supervisord reports the end."""
+        """Log the last output of the process that ended, then let supervisord report its end."""
         relays = [each for each in self.process.dispatchers.values() if isinstance(each, Relay)]
         for relay in relays:
             relay.ended = True
@@ -198,7 +204,7 @@ class Program:
         self.wait_status, self.status = wait_status, exit_code(wait_status)
         startsecs = self.config.startsecs
         if self._is_success():
-            self.config.startsecs = 0  # supervisord would call a quick end a failure
+            self.config.startsecs = 0  # else supervisord takes a quick end for a failure
         try:
             self.stock["finish"](pid, wait_status)
         finally:
@@ -207,7 +213,7 @@ class Program:
     # Checks
 
     def turn(self, now: float) -> float:
-        """Do what is due; returns the seconds until the next turn."""
+        """Run the checks that are due. Return the seconds until the next turn."""
         waits = [self.due - now if self.state is State.BACKOFF and self.due > now else math.inf]
         if self.ready:
             waits.append(self.ready.turn(self.starts if self.state in (State.STARTING, State.STARTED) else None, now))
@@ -218,10 +224,11 @@ class Program:
         if self.alive:
             waits.append(self.alive.turn(self.starts if self.state is State.READY else None, now))
             if self.alive.late():
-                self.kill(self.alive, f"hangs, {self.settings.alive} shows no life")
+                self.kill(self.alive, f"hangs, no sign of life from {self.settings.alive}")
         return min(waits)
 
     def kill(self, watch: Watch, why: str) -> None:
+        """Kill the process with SIGKILL, or its group with `killasgroup` or `stopasgroup`."""
         watch.last, self.killed_because = watch.now, why
         group = self.config.killasgroup or self.config.stopasgroup
         self.plugin.options.logger.error(f"{self.name} {why}: killing {'its group' if group else 'it'}")
@@ -229,7 +236,7 @@ class Program:
 
 
 def exit_code(wait_status: int | None) -> int | None:
-    """The exit status, -N for signal N. (os.waitstatus_to_exitcode is not in Python 3.8.)"""
+    """Return the exit status, -N for signal N. Python 3.8 lacks os.waitstatus_to_exitcode."""
     if wait_status is None:
         return None
     return -os.WTERMSIG(wait_status) if os.WIFSIGNALED(wait_status) else os.WEXITSTATUS(wait_status)

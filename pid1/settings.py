@@ -1,4 +1,4 @@
-"""The settings: those in [rpcinterface:pid1], and those in the section of each program."""
+"""The settings in [rpcinterface:pid1] and in the section of each program."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from supervisor.datatypes import boolean, list_of_exitcodes, list_of_strings
 KEPT_SIGNALS = {"SIGTERM", "SIGINT", "SIGQUIT", "SIGCHLD", "SIGKILL", "SIGSTOP"}
 HOST = r"(\[[^]/]+\]|[^][:/]+)"
 SIGN_OF_LIFE = rf"/.+|http://{HOST}(:\d+)?(/.*)?|tcp://{HOST}:\d+|exec:.*\S.*"
-Dependency = Tuple[str, str]  # a program, and the state that it must have reached
+Dependency = Tuple[str, str]  # a program, and the state that it must reach
 Parser = Callable[[str], Any]
 
 
@@ -26,7 +26,7 @@ def dependencies(text: str) -> tuple[Dependency, ...]:
 
 
 def sign_of_readiness(text: str) -> str:
-    """A file, an address, a command or a pattern."""
+    """Return the text of a file, address, command or pattern. Raises ValueError or re.error."""
     if not re.fullmatch(rf"{SIGN_OF_LIFE}|log:.*\S.*|notify", text):
         raise ValueError("give /FILE, http://HOST:PORT/PATH, tcp://HOST:PORT, exec:COMMAND, log:REGEX or notify")
     if text.startswith("log:"):
@@ -50,7 +50,7 @@ def signals(text: str) -> frozenset[signal.Signals]:
     names = {f"SIG{name}" for name in text.split()}
     wrong = sorted((names - signal.Signals.__members__.keys()) | (names & KEPT_SIGNALS))
     if wrong:
-        raise ValueError(f"{', '.join(wrong)} cannot be forwarded; give names such as HUP USR1 USR2")
+        raise ValueError(f"cannot forward {', '.join(wrong)}; give names such as HUP USR1 USR2")
     return frozenset(signal.Signals[name] for name in names)
 
 
@@ -65,7 +65,7 @@ def text_or_json(text: str) -> str:
 
 
 def setting(parser: Parser, default: Any) -> Any:
-    """A key that users may set."""
+    """Declare a key that users may set."""
     return field(default=default, metadata={"parser": parser})
 
 
@@ -82,8 +82,8 @@ class PluginSettings:
 class ProgramSettings:
     """The plugin's keys in the section of a program; times are in seconds."""
 
-    program: str  # the name in the section's head
-    relayed: tuple[tuple[str, int], ...] = ()  # channel and the descriptor that its lines go to
+    program: str  # the name in the section's header
+    relayed: tuple[tuple[str, int], ...] = ()  # channels, each with the descriptor for its lines
     depends_on: tuple[Dependency, ...] = setting(dependencies, ())
     ready: str = setting(sign_of_readiness, "")
     ready_timeout: float = setting(seconds, 60.0)
@@ -105,7 +105,7 @@ PLUGIN, PROGRAM = parsers(PluginSettings), parsers(ProgramSettings)
 
 
 def parse(parsers: Mapping[str, Parser], texts: Mapping[str, str]) -> dict[str, Any]:
-    """Raises ValueError, with the name of the key."""
+    """Return the parsed values. Raises ValueError with the name of the key."""
     values = {}
     for key, text in texts.items():
         try:
@@ -116,23 +116,26 @@ def parse(parsers: Mapping[str, Parser], texts: Mapping[str, str]) -> dict[str, 
 
 
 def parse_plugin(texts: Mapping[str, str]) -> PluginSettings:
-    """Raises ValueError."""
+    """Return the plugin's settings. Raises ValueError for an unknown key or a wrong value."""
     wrong = sorted(texts.keys() - PLUGIN.keys())
     if wrong:
-        raise ValueError(f"no setting is called {', '.join(wrong)}: there are {', '.join(PLUGIN)}")
+        raise ValueError(f"unknown setting {', '.join(wrong)}: the settings are {', '.join(PLUGIN)}")
     return PluginSettings(**parse(PLUGIN, texts))
 
 
 def refuse_misspelt(keys: Iterable[str]) -> None:
-    """supervisord ignores keys that it does not know. Raises ValueError for one that looks like the plugin's."""
+    """Raise ValueError for a key that is almost one of the plugin's, because supervisord ignores unknown keys."""
     for key in keys:
         close = difflib.get_close_matches(key, PROGRAM, 1, 0.85)
         if close and key not in PROGRAM:
-            raise ValueError(f"no setting is called {key}: did you mean {close[0]}?")
+            raise ValueError(f"unknown setting {key}: did you mean {close[0]}?")
 
 
 def read_env_file(path: str) -> dict[str, str]:
-    """Read lines of KEY=VALUE with shell quotes and # comments. Raises OSError, or ValueError with the line number."""
+    """Return the variables of a file of KEY=VALUE lines, with shell quotes and # comments.
+
+    Raises OSError, or ValueError with the line number.
+    """
     values = {}
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, 1):

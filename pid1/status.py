@@ -1,4 +1,4 @@
-"""What happens now: over supervisord's XML-RPC, with `supervisorctl pid1 status`, and as Prometheus text."""
+"""The programs' states: by XML-RPC, by `supervisorctl pid1 status`, and as Prometheus text."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Rpc:
         ]
 
     def metrics(self) -> str:
-        """Return the same as Prometheus text.
+        """Return the states as Prometheus text.
 
         @return string result
         """
@@ -49,20 +49,20 @@ class Rpc:
         return (
             series("program_state", "gauge", "Whether the program is in this state.", states)
             + series("program_state_since_seconds", "gauge", "Unix time of the last change of state.", since)
-            + series("program_starts_total", "counter", "Starts, the first one and restarts.", starts)
+            + series("program_starts_total", "counter", "Starts, including restarts.", starts)
             + series("program_exit_status", "gauge", "Last exit status, 128+N for signal N.", ends)
-            + series("output_dropped_lines_total", "counter", "Lines dropped because nobody read.", dropped)
+            + series("output_dropped_lines_total", "counter", "Lines dropped because the log had no reader.", dropped)
         )
 
     def write_metrics(self, path: str) -> None:
-        """Replace the file: a reader never sees half of it."""
+        """Replace the file in one step, so that a reader never sees half of it."""
         with open(f"{path}.new", "w", encoding="utf-8") as file:
             file.write(self.metrics())
         os.replace(f"{path}.new", path)
 
 
 def series(name: str, kind: str, help: str, values: dict[str, Any]) -> str:
-    """Return a metric in Prometheus' text format; `values` are by labels."""
+    """Return a metric in Prometheus' text format. `values` maps labels to values."""
     lines = (f"pid1_{name}{f'{{{labels}}}' if labels else ''} {value}\n" for labels, value in values.items())
     return f"# HELP pid1_{name} {help}\n# TYPE pid1_{name} {kind}\n{''.join(lines)}"
 
@@ -86,9 +86,9 @@ class Control(ControllerPluginBase):
             self.ctl.output(found.rstrip("\n"))
 
     def help_pid1(self) -> None:
-        self.ctl.output("pid1 status\t\tthe state of each program\npid1 metrics\t\tthe same as Prometheus text")
+        self.ctl.output("pid1 status\t\tthe state of each program\npid1 metrics\t\tthe states as Prometheus text")
 
 
 def make_control(controller: Any) -> Control:
-    """[ctlplugin:pid1] has supervisor.ctl_factory = pid1:make_control."""
+    """Make the plugin of supervisorctl. Set it with supervisor.ctl_factory = pid1:make_control in [ctlplugin:pid1]."""
     return Control(controller)

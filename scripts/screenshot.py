@@ -19,7 +19,7 @@ def main() -> None:
             assert history.ended() == 0
         echo = [sys.executable, "-m", "echo", "--source", "data", "--listen", f"127.0.0.1:{port}"]
         with running([*program, "--interval", "0.5"]), running(echo, cwd=data.parent) as served:
-            served.said("^serving ")
+            served.wait_for_log("^serving ")
             size = {"width": 1200, "height": 860}
             with launched() as browser, visiting(browser, f"http://127.0.0.1:{port}", viewport=size) as visit:
                 visit.state_is("Live")

@@ -1,4 +1,4 @@
-"""Which tests can run here, how often they repeat, and which of them run alone."""
+"""Decides which tests can run here, how often they repeat, and which ones run alone."""
 
 import contextlib
 import fcntl
@@ -14,16 +14,20 @@ from support.couplings import COUPLINGS, NEEDS
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--coupling", action="append", choices=sorted(COUPLINGS), help="only the tests of this one; may be repeated"
+        "--coupling", action="append", choices=sorted(COUPLINGS), help="run only this coupling's tests; may be repeated"
     )
-    parser.addoption("--slow", action="store_true", help="repeat and try at random ten times as often")
-    parser.addoption("--url", metavar="URL", help="only the contract, of an application that runs there")
-    parser.addoption("--context", default="", help="the Kubernetes cluster, by kubectl's name [the current one]")
-    parser.addoption("--second-context", default="", help="another one, for a federation")
-    parser.addoption("--edge", metavar="HOST", default="", help="the address of the first in the second [its node]")
-    parser.addoption("--registry", metavar="PREFIX", default="", help="where it finds the images [on its nodes]")
+    parser.addoption("--slow", action="store_true", help="repeat random tests ten times as often")
+    parser.addoption("--url", metavar="URL", help="run only the contract tests, on an application that runs there")
+    parser.addoption("--context", default="", help="kubectl's context for the Kubernetes cluster [the current one]")
+    parser.addoption("--second-context", default="", help="kubectl's context for the second cluster of a federation")
     parser.addoption(
-        "--link", metavar="COMMAND", default="", help="cuts or mends the link between the two: the word that follows"
+        "--edge", metavar="HOST", default="", help="the first cluster's address in the second one [its node's]"
+    )
+    parser.addoption(
+        "--registry", metavar="PREFIX", default="", help="the registry of the images [none: they are on the nodes]"
+    )
+    parser.addoption(
+        "--link", metavar="COMMAND", default="", help="takes `cut` or `mend`, for the link between the clusters"
     )
 
 
@@ -40,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def effort(request: pytest.FixtureRequest) -> int:
-    """How many times as often a test repeats what it tries at random: 10 with --slow."""
+    """Return the factor for repetitions of random tests: 10 with --slow, else 1."""
     return 10 if request.config.getoption("--slow") else 1
 
 
@@ -61,7 +65,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     skip_where_missing(items, "docker", engine.problem, must=ci or "docker" in named)
     skip_where_missing(items, "compose", compose.problem, must=ci or "compose" in named)
     skip_where_missing(items, "kubernetes", cluster.problem, must=on or "kubernetes" in named)
-    skip_where_missing(items, "sidecar", cluster.sidecar_problem, must=False)  # with the reason on an older cluster
+    skip_where_missing(items, "sidecar", cluster.sidecar_problem, must=False)  # an older cluster only skips the tests
     both = bool(cluster.second) or "federation" in named
     skip_where_missing(items, "federation", cluster.federation_problem, must=both)
     skip_where_missing(items, "link", cluster.link_problem, must=ci and both)
@@ -69,19 +73,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: not serial(item))
     for item in items:
         if group := coupling(item) or ("serial" if serial(item) else ""):
-            item.add_marker(pytest.mark.xdist_group(group))  # a worker launches each coupling once
+            item.add_marker(pytest.mark.xdist_group(group))  # so that one worker launches each coupling once
 
 
 def serial(item: pytest.Item | None) -> bool:
     return bool(item and item.get_closest_marker("serial"))
 
 
-kept: contextlib.ExitStack | None = None  # the locks of a worker that has another serial test to run
+kept: contextlib.ExitStack | None = None  # the locks of a worker whose next test is serial, too
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
-    """Run a serial test while no other worker runs a test; the wait does not count as time of the test."""
+    """Run a serial test while no other worker runs a test. The wait does not count towards the test's time."""
     global kept
     locks = kept or take_turn(serial(item))
     try:
@@ -93,14 +97,14 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def take_turn(alone: bool) -> contextlib.ExitStack:
-    """Wait for the right to run a test, alone or with others; who waits to be alone is let in before others."""
+    """Wait for permission to run a test, alone or not. A worker that waits to be alone goes before the others."""
     with contextlib.ExitStack() as locks, locked("next"):
         locks.enter_context(locked("machine", fcntl.LOCK_EX if alone else fcntl.LOCK_SH))
         return locks.pop_all()
 
 
 def skip_where_missing(items: list[pytest.Item], mark: str, problem: Callable[[], str], must: bool) -> None:
-    """Tests of what does not answer are skipped with the reason; where it was asked for, that ends the run."""
+    """Skip the tests that need something missing, with the reason. With `must`, end the run instead."""
     marked = [item for item in items if item.get_closest_marker(mark)]
     if marked and (reason := problem()):
         if must:

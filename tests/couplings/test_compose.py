@@ -1,4 +1,4 @@
-"""compose.yaml: each program lives, dies and is replaced alone, and a mirror may be added."""
+"""Tests of compose.yaml: each program can be killed, stopped and replaced alone, and a mirror added."""
 
 import json
 import shutil
@@ -22,31 +22,32 @@ pytestmark = [
     *(getattr(pytest.mark, need) for need in NEEDS["compose"]),
 ]
 PROGRAMS = ("generator", "echo")
-STOP_SECONDS = 5.0  # less than one grace period; on a busy machine Compose itself takes two of them
+STOP_SECONDS = 5.0  # less than a grace period; Compose itself may take 2 s on a busy machine
 
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Project]:
-    """A project that tests may change only in ways that a restart heals."""
+    """Run a project that all tests share. A restart must undo what a test does to it."""
     with project("echo", GENERATOR_INTERVAL="0.1") as running:
         wait_until(lambda: data(running))
         yield running
 
 
 def data(project: Project) -> bytes:
+    """Return the numbers that echo serves. Raises an error of requests."""
     response = requests.get(f"http://127.0.0.1:{project.port}/data")
     response.raise_for_status()
     return response.content
 
 
 def state(project: Project) -> dict[str, str]:
-    """The container and its last start, by program."""
+    """Return the id and last start of the container, by program."""
     return {program: project.inspect(program, "{{.Id}} {{.State.StartedAt}}") for program in PROGRAMS}
 
 
 @pytest.mark.parametrize("killed, other", [PROGRAMS, PROGRAMS[::-1]])
 def test_a_killed_program_is_restarted_alone(shared: Project, killed: str, other: str) -> None:
-    """The numbers go on after those that were served before."""
+    """New numbers come after those served before."""
     before, served = state(shared), data(shared)
     restarts = int(shared.inspect(killed, "{{.RestartCount}}"))
     shared.kill(killed)
@@ -58,7 +59,7 @@ def test_a_killed_program_is_restarted_alone(shared: Project, killed: str, other
 
 
 def test_echo_serves_while_the_generator_is_stopped(shared: Project) -> None:
-    """`docker compose kill` stays so until `start`: Docker takes it for the user's wish."""
+    """Docker does not restart a service after `docker compose kill`, until `start`."""
     shared.run("kill", "generator")
     served = data(shared)
     assert shared.inspect("generator", "{{.State.Running}}") != "true"
@@ -79,7 +80,7 @@ def test_containers_have_only_what_they_need(shared: Project, program: str) -> N
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_program_that_hangs_is_unhealthy(shared: Project, program: str) -> None:
-    """Docker does not restart it: docs/couplings.md says so."""
+    """Docker does not restart it, as docs/couplings.md says."""
     wait_until(lambda: shared.inspect(program, "{{.State.Health.Status}}") == "healthy")
     shared.kill(program, "STOP")
     wait_until(lambda: shared.inspect(program, "{{.State.Health.Status}}") == "unhealthy", within=30)
@@ -88,7 +89,7 @@ def test_a_program_that_hangs_is_unhealthy(shared: Project, program: str) -> Non
 
 
 def test_a_change_of_one_program_replaces_it_alone(tmp_path: Path) -> None:
-    """By `docker compose up --build`; the numbers go on."""
+    """`docker compose up --build` replaces only the changed program, and no number is lost."""
     for program in PROGRAMS:
         shutil.copytree(ROOT / program, tmp_path / program, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "compose.yaml", tmp_path)
@@ -114,8 +115,8 @@ def test_a_stop_is_clean_and_prompt() -> None:
         assert running.run("logs", "--no-color", *PROGRAMS).count("| stopped") == 2
 
 
-def test_the_profile_mirror_adds_an_echo_that_mirrors() -> None:
-    """It serves what it has while the first echo is stopped."""
+def test_the_profile_mirror_adds_a_mirror() -> None:
+    """The mirror serves its copy while the first echo is stopped."""
     with project(GENERATOR_INTERVAL="0.1") as running:
         mirror = f"http://127.0.0.1:{running.mirror_port}"
         wait_until(lambda: requests.get(f"{mirror}/readyz").status_code == 200)
@@ -136,7 +137,7 @@ def test_nothing_is_left_after_down() -> None:
 
 
 def left(name: str) -> list[str]:
-    """Containers, volumes, networks and images whose names begin with the project's."""
+    """Return the containers, volumes, networks and images whose names begin with the project's."""
     found = [
         engine.docker(*kind, "--filter", f"name={name}")
         for kind in (("ps", "--all", "--quiet"), ("volume", "ls", "--quiet"), ("network", "ls", "--quiet"))
@@ -147,7 +148,7 @@ def left(name: str) -> list[str]:
 
 @pytest.mark.parametrize("service", ["generator", "echo", "mirror"])
 def test_variables_are_settings_of_the_program(service: str) -> None:
-    """Each is passed on from .env only if compose.yaml names it."""
+    """Compose passes a variable from .env to a program only if compose.yaml names it."""
     program = "generator" if service == "generator" else "echo"
     text = subprocess.check_output([sys.executable, "-m", program, "--help"], cwd=ROOT, text=True)
     named = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"][service]["environment"]
@@ -155,8 +156,8 @@ def test_variables_are_settings_of_the_program(service: str) -> None:
 
 
 @pytest.mark.parametrize("words", [["docker", "compose"], ["docker-compose"]], ids=" ".join)
-def test_accepted_by(words: list[str]) -> None:
-    """Version 2, and Debian's version 1.29.2; without a word of complaint."""
+def test_compose_accepts_the_file(words: list[str]) -> None:
+    """Version 2, and Debian's version 1.29.2, accept it without a warning."""
     try:
         done = subprocess.run([*words, "config"], cwd=ROOT, capture_output=True, text=True, env=compose.ENVIRONMENT)
     except FileNotFoundError:

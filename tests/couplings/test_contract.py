@@ -1,4 +1,4 @@
-"""What the application promises over HTTP, whatever the coupling; see couplings.py."""
+"""Tests of what the application promises over HTTP in each coupling; see couplings.py."""
 
 import contextlib
 import re
@@ -13,7 +13,7 @@ from support.couplings import COUPLINGS, NEEDS
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every test once in each coupling, and at the address that --url gives, if any."""
+    """Run each test in each coupling, and at the address that --url gives."""
     given: str | None = metafunc.config.getoption("--url")
     params = [pytest.param(name, id=name, marks=[pytest.mark.coupling(name), *needs(name)]) for name in COUPLINGS]
     if given:
@@ -35,7 +35,7 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def grown(url: str, etag: str) -> requests.Response:
-    """The data once they are no longer those of `etag`."""
+    """Wait until the data have another ETag, and return the response."""
 
     def get() -> requests.Response | None:
         response = requests.get(f"{url}/data", headers={"If-None-Match": etag})
@@ -67,8 +67,8 @@ def test_head_is_get_without_a_body(url: str) -> None:
     assert response.content == b""
 
 
-def test_what_was_served_before_is_resumed_by_range_and_if_range(url: str) -> None:
-    """With the ETag of then, although the file has grown."""
+def test_a_download_is_resumed_by_range_and_if_range(url: str) -> None:
+    """The earlier ETag still works when the file has grown."""
     first = requests.get(f"{url}/data")
     grown(url, first.headers["etag"])
     headers = {"Range": f"bytes={len(first.content)}-", "If-Range": first.headers["etag"]}
@@ -78,13 +78,13 @@ def test_what_was_served_before_is_resumed_by_range_and_if_range(url: str) -> No
     assert whole.startswith(first.content + rest.content)
 
 
-def test_another_segments_etag_is_answered_with_the_whole(url: str) -> None:
+def test_if_range_with_another_segments_etag_is_200(url: str) -> None:
     response = requests.get(f"{url}/data", headers={"Range": "bytes=2-", "If-Range": '"00000000-0-2"'})
     assert response.status_code == 200
 
 
-def test_data_names_its_segment_an_address_to_resume_from(url: str) -> None:
-    """And the ETag is that segment's name and size."""
+def test_content_location_is_an_address_to_resume_from(url: str) -> None:
+    """It names the segment. The ETag is the segment's name and size."""
     first = requests.get(f"{url}/data")
     address = first.headers["content-location"]
     assert re.fullmatch("/data/[0-9a-f]{8}-[0-9]+", address)
@@ -95,8 +95,8 @@ def test_data_names_its_segment_an_address_to_resume_from(url: str) -> None:
     assert requests.get(f"{url}{address}").content.startswith(first.content + rest.content)
 
 
-def test_a_live_range_brings_each_number_as_it_comes(url: str) -> None:
-    """RFC 8673: also with curl -N -r N-9007199254740991."""
+def test_a_live_range_sends_each_number_as_it_is_written(url: str) -> None:
+    """RFC 8673, as with curl -N -r N-9007199254740991."""
     first = requests.get(f"{url}/data")
     start, came = len(first.content), b""
     headers = {"Range": f"bytes={start}-9007199254740991"}
@@ -111,7 +111,7 @@ def test_a_live_range_brings_each_number_as_it_comes(url: str) -> None:
     assert requests.get(f"{url}/data").content.startswith(first.content + came)
 
 
-def test_a_suffix_range_is_the_end(url: str) -> None:
+def test_a_suffix_range_is_the_end_of_the_data(url: str) -> None:
     response = requests.get(f"{url}/data", headers={"Range": "bytes=-1"})
     assert (response.status_code, response.content) == (206, b"\n")
 
@@ -142,7 +142,7 @@ def test_a_wrong_query_is_400_and_says_why(url: str, query: str) -> None:
 def test_nothing_else_is_served(url: str, path: str) -> None:
     session = requests.Session()
     prepared = session.prepare_request(requests.Request("GET", url))
-    prepared.url = url + path  # as it is, not made tidy
+    prepared.url = url + path  # the path as it is, not normalized
     with session:
         assert session.send(prepared).status_code == 404
 
@@ -154,7 +154,7 @@ def test_other_methods_are_405_with_allow(url: str, method: str) -> None:
     assert response.headers["allow"] == "GET, HEAD, OPTIONS"
 
 
-def test_alive_and_ready(url: str) -> None:
+def test_healthz_and_readyz_are_200(url: str) -> None:
     assert requests.get(f"{url}/healthz").status_code == 200
     assert requests.get(f"{url}/readyz").status_code == 200
 
@@ -162,15 +162,15 @@ def test_alive_and_ready(url: str) -> None:
 # The stream
 
 
-def test_a_stream_is_what_is_there_and_what_comes(url: str) -> None:
+def test_a_stream_has_the_last_lines_and_then_new_ones(url: str) -> None:
     with requests.get(f"{url}/data?follow&tail=3", stream=True, timeout=20) as response:
         assert response.headers["content-type"] == "text/plain; charset=utf-8"
         lines = response.iter_lines()
         assert all(re.fullmatch(b"[0-9]{1,5}", next(lines)) for _ in range(6))
 
 
-def test_events_go_on_where_a_download_or_an_event_ended(url: str) -> None:
-    """Numbers before and after it are those of the file, none missing and none twice."""
+def test_events_resume_after_a_download_or_an_event(url: str) -> None:
+    """Together they are the numbers of the file: none is missing and none comes twice."""
     start = requests.get(f"{url}/data")
     stream, base, size = start.headers["etag"].strip('"').split("-")
     seen, position = start.content, f"{stream}-{int(base) + int(size)}"
@@ -188,16 +188,16 @@ def test_events_go_on_where_a_download_or_an_event_ended(url: str) -> None:
 
 
 @pytest.mark.parametrize("query", ["offset=-1", "offset=1e3", "last-event-id=x", "tail=1&offset=0"])
-def test_a_stream_from_nowhere_is_400_and_says_why(url: str, query: str) -> None:
+def test_a_stream_from_a_wrong_position_is_400_and_says_why(url: str, query: str) -> None:
     response = requests.get(f"{url}/data?follow&{query}")
     assert response.status_code == 400
     assert len(response.text.splitlines()) == 1
 
 
-# What it says of itself
+# Status, metrics and the page
 
 
-def test_status_is_what_data_is(url: str) -> None:
+def test_status_agrees_with_data(url: str) -> None:
     before = requests.get(f"{url}/data")
     status = requests.get(f"{url}/status").json()
     after = requests.get(f"{url}/data")
@@ -211,12 +211,12 @@ def test_status_is_what_data_is(url: str) -> None:
     assert status["watching"] in ("inotify", "polling")
 
 
-def test_metrics_are_read_by_prometheus_own_parser(url: str) -> None:
+def test_prometheus_own_parser_reads_the_metrics(url: str) -> None:
     families = {family.name for family in text_string_to_metric_families(requests.get(f"{url}/metrics").text)}
     assert {"echo_http_requests", "echo_http_request_duration_seconds", "echo_followers", "echo_data_bytes"} <= families
 
 
-def test_a_browser_gets_a_page_and_everybody_else_words(url: str) -> None:
+def test_a_browser_gets_a_page_and_other_clients_text(url: str) -> None:
     page = requests.get(url, headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert "default-src 'none'" in page.headers["content-security-policy"]

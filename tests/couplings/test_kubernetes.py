@@ -1,4 +1,4 @@
-"""What the looser couplings promise, on a real cluster."""
+"""Tests of the Kubernetes couplings, on a real cluster."""
 
 import contextlib
 import functools
@@ -37,7 +37,7 @@ either_pod = pytest.mark.parametrize("kind", [pytest.param(name, marks=MARKS[nam
 Launched = Namespace | Federation
 
 FAST = {"GENERATOR_INTERVAL": "0.1"}
-HUNG = 30  # seconds: 20 for the kubelet to replace who hangs, and what a busy machine adds
+HUNG = 30  # seconds: 20 for the kubelet to replace a hung program, and 10 for a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def signals() -> Iterator[Signals]:
 
 @pytest.fixture(scope="module")
 def launched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
-    """One deployment of a coupling, for all tests that leave it as it was; it ends before the next one's begins."""
+    """Deploy a coupling for all tests that leave it as it was. Only one is deployed at a time."""
     if request.param == "federation":
         with federated(tmp_path_factory.mktemp("federation")) as both:
             yield both
@@ -76,7 +76,7 @@ def data(url: str) -> requests.Response:
 
 
 def grown(url: str, than: bytes) -> bytes:
-    """The data once they are more than these, which they begin with."""
+    """Wait until echo serves more than `than`, and return the data, which begin with it."""
 
     def more() -> bytes:
         body = data(url).content
@@ -90,7 +90,7 @@ def grown(url: str, than: bytes) -> bytes:
 
 # The end of a pod
 
-WORDS = {  # when it works, and its last ones
+WORDS = {  # by container: the log line once it works, and the last one
     "generator": (r"^writing numbers", r"^stopped by SIGTERM: \d+ numbers written"),
     "adapter": (r"^serving ", r"^stopped: \d+ requests answered"),
     "echo": (r"^serving ", r"^stopped: \d+ requests answered"),
@@ -98,27 +98,27 @@ WORDS = {  # when it works, and its last ones
 
 
 def stops_cleanly(space: Namespace, name: str) -> None:
-    """A deleted pod: all in it say their last words and end with status 0, in less than three quarters of the time."""
+    """Delete a pod. Assert that all its containers log their end and exit with 0, within 3/4 of the grace period."""
     with contextlib.ExitStack() as stack:
         pod = space.pods(name)[0]
         id, containers = pod["metadata"]["name"], [each["name"] for each in cluster.containers(pod["spec"])]
         states = stack.enter_context(space.watch("pod", id))
         logs = {each: stack.enter_context(space.log(id, each)) for each in containers}
         for container, log in logs.items():
-            log.said(WORDS[container][0])
+            log.wait_for_log(WORDS[container][0])
 
         begun = time.monotonic()
         space.kubectl("delete", "pod", id, "--wait=false")
         for container, log in logs.items():
-            log.said(WORDS[container][1])
+            log.wait_for_log(WORDS[container][1])
         took = time.monotonic() - begun
         for log in logs.values():
-            assert log.ended() == 0  # with its container
+            assert log.ended() == 0  # the log ends with its container
         assert took < pod["spec"]["terminationGracePeriodSeconds"] * 3 / 4
         assert time.monotonic() - begun < pod["spec"]["terminationGracePeriodSeconds"]
-        # Before 1.27 the end of a deleted pod's containers is not always told.
-        told = [each for line in states.lines for each in cluster.statuses(json.loads(line))]
-        assert {each["state"]["terminated"]["exitCode"] for each in told if "terminated" in each["state"]} <= {0}
+        # Before 1.27, the API does not always show how a deleted pod's containers ended.
+        ends = [each for line in states.lines for each in cluster.statuses(json.loads(line))]
+        assert {each["state"]["terminated"]["exitCode"] for each in ends if "terminated" in each["state"]} <= {0}
 
 
 # A pod
@@ -126,7 +126,7 @@ def stops_cleanly(space: Namespace, name: str) -> None:
 
 @either_pod
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
-def test_a_generator_is_restarted_alone_and_no_request_to_echo_fails(
+def test_only_the_generator_is_restarted_and_echo_serves_on(
     signals: Signals, number: signal.Signals, kind: str
 ) -> None:
     with (
@@ -138,13 +138,13 @@ def test_a_generator_is_restarted_alone_and_no_request_to_echo_fails(
         signals.send(space, "appcoup", "generator", number)
         space.restarted("appcoup", "generator", within=HUNG)
         grown(url, grown(url, before))
-        asking.goes_on()
+        asking.wait_for_requests()
         assert asking.failures() == []
 
 
 @either_pod
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
-def test_without_echo_the_data_file_goes_on_growing(signals: Signals, number: signal.Signals, kind: str) -> None:
+def test_without_echo_the_data_file_still_grows(signals: Signals, number: signal.Signals, kind: str) -> None:
     def written() -> bytes:
         return space.kubectl("exec", "appcoup", "--container=generator", "--", "cat", "/tmp/out/data").encode()
 
@@ -155,7 +155,7 @@ def test_without_echo_the_data_file_goes_on_growing(signals: Signals, number: si
         wait_until(lambda: len(written()) > len(while_away), every=POLL)
         space.restarted("appcoup", "echo", within=HUNG)
         assert while_away.startswith(before)
-        wait_until(lambda: data(url), every=POLL)  # a port-forward ends with the program that it reached
+        wait_until(lambda: data(url), every=POLL)  # the port-forward ended with the killed program
         grown(url, while_away)
 
 
@@ -173,29 +173,30 @@ def test_a_deleted_pod_with_a_sidecar_stops_cleanly(single: Namespace) -> None:
 
 
 @volume_coupling
-def test_a_replaced_generator_goes_on_with_the_file_and_echo_is_undisturbed() -> None:
+def test_a_replaced_generator_continues_the_file() -> None:
+    """Its pod is deleted. No request to echo fails, and echo does not restart."""
     with deployed("volume", FAST) as space, space.forward("service/echo") as url:
         old, echo = space.pod("generator")["metadata"]["name"], space.pod("echo")["metadata"]["name"]
         with client(space, "http://echo:8000/data") as asking:
             first = data(url)
             with space.log(old, "generator") as log:
                 space.kubectl("delete", "pod", old, "--wait=false")
-                size = int(log.said(r"^stopped by SIGTERM: .* has (\d+) bytes$")[1])
+                size = int(log.wait_for_log(r"^stopped by SIGTERM: .* has (\d+) bytes$")[1])
             left = grown(url, first.content)[:size]
             space.ready("deployment/generator")
             assert space.pod("generator")["metadata"]["name"] != old
             assert len(left) == size
             grown(url, grown(url, left))
             assert data(url).headers["content-location"] == first.headers["content-location"]
-            asking.goes_on()
+            asking.wait_for_requests()
             assert asking.failures() == []
         assert space.pod("echo")["metadata"]["name"] == echo
         assert space.restarts("echo") == {"echo": 0}
 
 
 @volume_coupling
-def test_a_second_generator_says_that_the_file_has_a_writer_and_nothing_is_interleaved() -> None:
-    """The numbers are those of one generator with this seed, from the first on."""
+def test_a_second_generator_ends_and_writes_nothing() -> None:
+    """It says that the file has a writer. All numbers are those of one generator with this seed."""
     with deployed("volume", {**FAST, "GENERATOR_SEED": "7"}) as space, space.forward("service/echo") as url:
         first = space.pod("generator")["metadata"]["name"]
         space.kubectl("scale", "deployment/generator", "--replicas=2")
@@ -208,8 +209,8 @@ def test_a_second_generator_says_that_the_file_has_a_writer_and_nothing_is_inter
             assert ended["exitCode"] == 1
             return str(ended["message"]).strip()
 
-        said = wait_until(last_words, within=60, every=POLL)
-        assert said == f"generator: /data/data has a writer already: generator with pid 1 on host {first}"
+        message = wait_until(last_words, within=60, every=POLL)
+        assert message == f"generator: /data/data has a writer already: generator with pid 1 on host {first}"
         body = grown(url, grown(url, data(url).content))
         numbers = Numbers(0, 32767, 7)
         assert body.splitlines() == [numbers.lines(1).strip() for _ in body.splitlines()]
@@ -217,7 +218,7 @@ def test_a_second_generator_says_that_the_file_has_a_writer_and_nothing_is_inter
 
 @in_volume
 @pytest.mark.parametrize("name", ["generator", "echo"])
-def test_a_deleted_pod_beside_a_volume_stops_cleanly(single: Namespace, name: str) -> None:
+def test_a_deleted_pod_with_a_volume_stops_cleanly(single: Namespace, name: str) -> None:
     stops_cleanly(single, name)
 
 
@@ -225,13 +226,13 @@ def test_a_deleted_pod_beside_a_volume_stops_cleanly(single: Namespace, name: st
 
 
 def load(space: Namespace) -> contextlib.AbstractContextManager[cluster.Client]:
-    """100 requests a second by the Service's name: the last number, and one in ten times all of them."""
+    """Send 100 requests a second to the Service: nine for the last number, then one for all."""
     return client(space, *["http://echo:8000/data?tail=1"] * 9, "http://echo:8000/data", every=0.01, workers=10)
 
 
 @contextlib.contextmanager
 def each_echo(space: Namespace) -> Iterator[list[str]]:
-    """The address of every replica."""
+    """Forward a port to every replica of echo. Yields the addresses."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(space.forward(f"pod/{pod['metadata']['name']}")) for pod in space.pods("echo")]
 
@@ -259,7 +260,7 @@ def test_no_request_fails_while_echo_is_scaled_and_restarted(single: Namespace) 
             single.settled("echo", replicas)
         single.kubectl("rollout", "restart", "deployment/echo")
         single.settled("echo", 2)
-        asking.goes_on()
+        asking.wait_for_requests()
         assert asking.failures() == []
         assert asking.rate() > 90
         print(asking.account())
@@ -268,7 +269,7 @@ def test_no_request_fails_while_echo_is_scaled_and_restarted(single: Namespace) 
 
 @in_services
 def test_every_replica_has_the_same_bytes_under_the_same_etag(single: Namespace) -> None:
-    """The size that one has now, the other has sooner or later, and then knows its ETag."""
+    """A replica that is behind reaches the other's size, and then accepts its ETag."""
 
     def by_its_etag(url: str, there: requests.Response) -> bytes:
         headers = {"Range": f"bytes=0-{len(there.content) - 1}", "If-Range": there.headers["etag"]}
@@ -283,14 +284,14 @@ def test_every_replica_has_the_same_bytes_under_the_same_etag(single: Namespace)
 
 
 @in_services
-def test_without_the_generator_echo_serves_on_and_then_follows_the_next_stream(single: Namespace) -> None:
-    """Its pod goes, and once there is another one that is deleted, too; nobody ever sees two streams mixed."""
+def test_echo_serves_without_generator_then_follows_the_next(single: Namespace) -> None:
+    """The generator's pod is removed, and its successor is deleted, too. No answer mixes two streams."""
     single.settled("echo", 2)
     addresses = [f"http://{pod['status']['podIP']}:8000/data" for pod in single.pods("echo")]
     with each_echo(single) as urls, client(single, *addresses, "http://echo:8000/data") as asking:
 
         def all_follow(former: str) -> str:
-            """The segment that all have now, whose bytes are the source's."""
+            """Wait until all replicas have the source's segment, not `former`. Return it."""
 
             def now() -> str:
                 there = data(source)
@@ -314,7 +315,7 @@ def test_without_the_generator_echo_serves_on_and_then_follows_the_next_stream(s
         second = all_follow(first)
         single.kubectl("delete", "pod", single.pod("generator")["metadata"]["name"], "--wait=false")
         all_follow(second)
-        asking.goes_on()
+        asking.wait_for_requests()
         assert asking.failures() == []
     single.settled("generator", 1)
 
@@ -331,8 +332,8 @@ def test_a_deleted_pod_of_a_service_stops_cleanly(single: Namespace, name: str) 
 
 @in_federation
 @pytest.mark.link
-def test_a_cut_link_is_said_and_made_up_for_when_it_is_mended(federation: Federation) -> None:
-    """For 20 s; the second cluster serves on, ready, and says how stale it is and since when."""
+def test_a_cut_link_is_reported_and_the_mirror_catches_up(federation: Federation) -> None:
+    """For 20 s, the second cluster still serves, is ready, and says how old its data are."""
     first, second = federation.first, federation.second
     second.settled("echo", 2)
     with (
@@ -343,9 +344,9 @@ def test_a_cut_link_is_said_and_made_up_for_when_it_is_mended(federation: Federa
         before = data(urls[0]).content
         with cluster.link_cut():
             for url in urls:
-                said = wait_until(functools.partial(told, url), within=60, every=POLL)
-                assert said["problem"] is None
-                assert said["mirror"]["problem"] == "does not answer"
+                found = wait_until(functools.partial(stale_status, url), within=60, every=POLL)
+                assert found["problem"] is None
+                assert found["mirror"]["problem"] == "does not answer"
                 ready = requests.get(f"{url}/readyz", timeout=10)
                 assert ready.status_code == 200
                 assert re.match(
@@ -363,13 +364,13 @@ def test_a_cut_link_is_said_and_made_up_for_when_it_is_mended(federation: Federa
         wait_until(caught_up, within=6, every=POLL)
         print(f"caught up {time.monotonic() - mended:.1f} s after the link was mended")
         assert there.content.startswith(before)
-        asking.goes_on()
+        asking.wait_for_requests()
         assert asking.failures() == []
         print(asking.account())
 
 
-def told(url: str) -> dict[str, Any]:
-    """The status, once the newest number is more than 20 s old: the source was away for about as long."""
+def stale_status(url: str) -> dict[str, Any]:
+    """Return the status. Assert that the newest number is over 20 s old, and the source away for about as long."""
     response = requests.get(f"{url}/status", timeout=10)
     found: dict[str, Any] = response.json()
     assert found["age"] > 20
@@ -388,10 +389,10 @@ def told(url: str) -> dict[str, Any]:
     ],
     ids=["token", "authority"],
 )
-def test_a_wrong_secret_is_said_in_a_line_and_survived(
+def test_a_wrong_secret_is_one_log_line_and_can_be_replaced(
     federation: Federation, tmp_path: Path, wrong: str, words: str
 ) -> None:
-    """And the right one needs no restart."""
+    """The right secret needs no restart."""
     refusal = rf"^{federation.source}: (?:{words}); trying again$"
     other = {"token": "wrong", "ca.crt": self_signed(tmp_path, cluster.address())[0]}
     with cluster.namespace(cluster.second) as space, contextlib.ExitStack() as stack:
@@ -400,7 +401,7 @@ def test_a_wrong_secret_is_said_in_a_line_and_survived(
         pods = wait_until(lambda: running_pods(space), every=POLL)
         logs = [stack.enter_context(space.log(pod, "echo")) for pod in pods]
         for log in logs:
-            log.said(refusal)
+            log.wait_for_log(refusal)
         for pod in pods:
             with space.forward(f"pod/{pod}") as url:
                 assert requests.get(f"{url}/healthz", timeout=10).status_code == 200
@@ -408,18 +409,18 @@ def test_a_wrong_secret_is_said_in_a_line_and_survived(
                 assert (refused.status_code, bool(re.search(words, refused.text))) == (503, True)
                 assert requests.get(f"{url}/data", timeout=10).status_code == 503
         space.ask_for(cluster.secret("upstream", **federation.secrets))
-        for pod in pods:  # or it takes the kubelet a minute to see it
+        for pod in pods:  # else the kubelet takes a minute to notice
             space.kubectl("annotate", "pod", pod, "secret=right")
         space.ready("deployment/echo")
         for pod, log in zip(pods, logs, strict=True):
-            log.said(f"^following {federation.source}$")
+            log.wait_for_log(f"^following {federation.source}$")
             assert len(re.findall(refusal, log.output, re.MULTILINE)) == 1
             (container,) = space.get(f"pod/{pod}")["status"]["containerStatuses"]
             assert container["restartCount"] == 0
 
 
 def running_pods(space: Namespace) -> list[str]:
-    """The names of echo's pods, once both run."""
+    """Return the names of echo's pods once both run, else an empty list."""
     pods = [pod for pod in space.pods("echo") if pod["status"]["phase"] == "Running"]
     return [pod["metadata"]["name"] for pod in pods] if len(pods) == 2 else []
 

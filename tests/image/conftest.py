@@ -1,4 +1,4 @@
-"""The hardened way to run a container."""
+"""A fixture for hardened containers."""
 
 from collections.abc import Iterator
 
@@ -9,6 +9,6 @@ from support import engine
 
 @pytest.fixture
 def hardened() -> Iterator[list[str]]:
-    """Options that take everything away that can be, with a volume for the data."""
+    """Return the options of a hardened container, with a volume for the data."""
     with engine.volume() as volume:
         yield [*engine.HARDENED, "--volume", f"{volume}:/data"]

@@ -1,4 +1,4 @@
-"""The image as built: what it shows, leaves, opens and says."""
+"""Tests of the single image: its processes, files, ports, log and health."""
 
 import itertools
 import os
@@ -25,7 +25,7 @@ def test_curl_gets_numbers_one_a_line_two_seconds_apart() -> None:
         assert all(line.isdecimal() and 0 <= int(line) <= 32767 for line in lines)
 
 
-def test_ps_shows_supervisord_as_pid_1_the_generator_and_echo_and_nothing_else() -> None:
+def test_ps_shows_only_supervisord_generator_and_echo() -> None:
     with container() as app:
         app.running()
         assert app.processes().keys() == {"supervisord", "generator", "echo"}
@@ -48,19 +48,19 @@ def test_it_does_not_run_as_root() -> None:
 
 
 def test_a_mounted_folder_has_the_file(tmp_path: Path) -> None:
-    """`docker run -v "$PWD":/data` leaves the numbers in that folder, and they go on in the next run."""
+    """`docker run -v "$PWD":/data` writes the numbers to that folder, and the next run continues them."""
     tmp_path.chmod(0o775)
-    user = f"{os.getuid() or 10001}:0"  # root's folder is its group's too, and so the image's own user may write
+    user = f"{os.getuid() or 10001}:0"  # root's folder belongs to group 0, so the image's own user may write to it
     for runs in (1, 2):
         with container("--user", user, "--volume", f"{tmp_path}:/data") as app:
-            app.said("writing numbers")
+            app.wait_for_log("writing numbers")
             lines = wait_until(lambda runs=runs: (tmp_path / "data").read_text().splitlines()[runs - 1 :])  # type: ignore[misc]
             assert all(line.isdecimal() for line in lines)
             app.signal("TERM")
             assert app.ended() == 0
 
 
-def test_another_user_id_of_group_0_goes_on_with_the_same_volume() -> None:
+def test_another_user_of_group_0_continues_the_volume() -> None:
     with volume() as name:
         for user in ("10001:0", "123456:0"):
             with container("--volume", f"{name}:/data", "--user", user) as app:
@@ -72,7 +72,7 @@ def test_another_user_id_of_group_0_goes_on_with_the_same_volume() -> None:
 def test_no_tcp_port_but_8000_is_open() -> None:
     with container() as app:
         app.running()
-        app.said("echo | serving")
+        app.wait_for_log("echo | serving")
         tables = app.run("cat", "/proc/net/tcp", "/proc/net/tcp6").splitlines()
         listening = [line.split()[1] for line in tables if line.split()[3] == "0A"]
         assert [int(address.rpartition(":")[2], 16) for address in listening] == [8000]
@@ -80,9 +80,9 @@ def test_no_tcp_port_but_8000_is_open() -> None:
 
 def test_each_line_of_the_log_has_its_programs_name() -> None:
     with container() as app:
-        app.said("generator | writing", "echo | serving")
+        app.wait_for_log("generator | writing", "echo | serving")
         app.run("sh", "-c", f"kill -SEGV {app.running()['echo']}")
-        app.said("terminated by SIGSEGV")
+        app.wait_for_log("terminated by SIGSEGV")
         app.running()
         app.signal("TERM")
         app.ended()
@@ -91,13 +91,13 @@ def test_each_line_of_the_log_has_its_programs_name() -> None:
 
 
 def health(app: Container) -> str:
-    """What the image's health check says: nothing, or why it is not healthy."""
+    """Return the output of the image's health check: nothing, or why the container is not healthy."""
     done = subprocess.run([DOCKER, "exec", app.id, "/app/health.sh"], capture_output=True, text=True)
     assert bool(done.returncode) == bool(done.stdout), done
     return done.stdout
 
 
-def test_docker_calls_it_healthy() -> None:
+def test_docker_reports_it_healthy() -> None:
     with container("--health-interval", "1s") as app:
         app.becomes("healthy")
 
@@ -113,7 +113,7 @@ def test_unhealthy_when_a_program_is_dead(program: str) -> None:
 
 @pytest.mark.parametrize("program", ["generator", "echo"])
 def test_unhealthy_when_a_program_hangs(program: str) -> None:
-    """Before the pid1 plugin replaces it."""
+    """The health check sees it before the pid1 plugin replaces it."""
     with container() as app:
         pids = app.running()
         wait_until(lambda: not health(app), every=POLL)
@@ -123,7 +123,7 @@ def test_unhealthy_when_a_program_hangs(program: str) -> None:
 
 
 def test_unhealthy_when_the_newest_number_is_stale() -> None:
-    """Although both programs live."""
+    """Both programs run."""
     with container("--env", "GENERATOR_INTERVAL=60", "--env", "ECHO_STALE=1") as app:
         app.running()
         wait_until(lambda: "echo: HTTP/1.1 503" in health(app), every=POLL)

@@ -1,4 +1,4 @@
-"""The two images of the looser couplings, each built from its own folder alone."""
+"""Tests of the images of each program, which are built from the programs' own folders."""
 
 import json
 import shutil
@@ -15,12 +15,13 @@ PROGRAMS = ("generator", "echo")
 
 
 def layers(image: str) -> list[str]:
+    """Return the digests of an image's layers."""
     found: list[str] = json.loads(docker("image", "inspect", "--format", "{{json .RootFS.Layers}}", image))
     return found
 
 
-def test_the_generator_carries_no_dependency() -> None:
-    """What its base has, it has, and no more."""
+def test_the_generators_image_adds_no_package() -> None:
+    """The list of packages is the same as the base image's."""
     listed = [
         docker("run", "--rm", "--entrypoint", "python", image, "-m", "pip", "list", "--format=freeze")
         for image in (engine.base(), engine.part("generator"))
@@ -29,15 +30,15 @@ def test_the_generator_carries_no_dependency() -> None:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_nothing_of_the_other_program_is_in_it(program: str) -> None:
+def test_an_image_has_nothing_of_the_other_program(program: str) -> None:
     shell = ("run", "--rm", "--entrypoint", "sh", engine.part(program), "-c")
     assert set(docker(*shell, "ls /app").split()) - {"requirements.txt"} == {program}
     assert "Dockerfile" not in docker(*shell, f"ls -a /app/{program}")
 
 
 @pytest.mark.parametrize("changed, same", [PROGRAMS, PROGRAMS[::-1]])
-def test_a_change_to_one_program_changes_no_byte_of_the_others_image(tmp_path: Path, changed: str, same: str) -> None:
-    """Where builds are cached; and two layers of its own image: the program, and it compiled."""
+def test_a_change_to_one_program_keeps_the_others_image(tmp_path: Path, changed: str, same: str) -> None:
+    """With a build cache. In its own image two layers change: the program and its compiled files."""
     copy = tmp_path / "copy"
     for program in PROGRAMS:
         shutil.copytree(ROOT / program, copy / program)
@@ -51,24 +52,24 @@ def test_a_change_to_one_program_changes_no_byte_of_the_others_image(tmp_path: P
     assert [old == new for old, new in zip(before[changed], after[changed], strict=True)].count(False) == 2
 
 
-def test_they_work_together_with_everything_taken_away_that_can_be() -> None:
-    """As different users of group 0; signals reach the programs, which are PID 1; each is healthy."""
+def test_hardened_containers_work_together() -> None:
+    """Each program is PID 1, healthy, receives signals, and runs as any user of group 0."""
     with engine.volume() as volume:
         quick = ("--health-interval", "1s", "--env", "GENERATOR_INTERVAL=0.1", "--volume", f"{volume}:/data")
-        for user in ("10001:0", "123456:0"):  # each goes on with the other one's file
+        for user in ("10001:0", "123456:0"):  # the second user continues the first one's file
             options = (*quick, *engine.HARDENED, "--user", user)
             with (
                 engine.container(*options, of=engine.part("generator")) as generator,
                 engine.container(*options, of=engine.part("echo")) as echo,
             ):
-                generator.said("writing numbers")
-                echo.said("serving")
+                generator.wait_for_log("writing numbers")
+                echo.wait_for_log("serving")
                 assert command_line(generator) == ["python", "-m", "generator"]
                 assert command_line(echo) == ["python", "-m", "echo"]
                 for program in (generator, echo):
                     program.becomes("healthy")
                     program.signal("USR1")
-                    program.said("SIGUSR1: ")
+                    program.wait_for_log("SIGUSR1: ")
                     program.signal("TERM")
                     assert program.ended() == 0, program.logs()
 
@@ -87,8 +88,8 @@ def test_a_program_that_hangs_is_unhealthy(program: str) -> None:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_flags_may_follow(program: str) -> None:
-    told = subprocess.run(
+def test_an_image_passes_flags_to_its_program(program: str) -> None:
+    done = subprocess.run(
         [engine.DOCKER, "run", "--rm", engine.part(program), "--nonsense"], capture_output=True, text=True
     )
-    assert (told.returncode, "--nonsense" in told.stderr) == (2, True)
+    assert (done.returncode, "--nonsense" in done.stderr) == (2, True)

@@ -1,4 +1,4 @@
-"""The README's example and recipes in an image that is not this project's: a Debian base."""
+"""Tests of the example and recipes in pid1/README.md, in an image built on Debian."""
 
 import re
 import shutil
@@ -49,9 +49,9 @@ GET = "from urllib.request import urlopen; import sys; print(urlopen(sys.argv[1]
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The README's Dockerfile with the plugin from the folder instead of PyPI, and the recipes' programs.
+    """Build the README's Dockerfile, with the plugin from its folder instead of PyPI and with the recipes' programs.
 
-    nginx, php-fpm, cron and gunicorn are the real ones; celery, manage.py and the server are toys.
+    nginx, php-fpm, cron and gunicorn are real. celery, manage.py and the server are scripts.
     """
     folder = tmp_path_factory.mktemp("foreign")
     shutil.copytree(ROOT / "pid1", folder / "pid1", ignore=shutil.ignore_patterns("__pycache__"))
@@ -70,6 +70,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def conf(folder: Path, programs: str) -> list[str]:
+    """Return options that run the image with these programs."""
     path = folder / "supervisord.conf"
     path.write_text(HEAD + CONTROL + programs)
     return ["--volume", f"{path}:/etc/supervisord.conf:ro"]
@@ -77,10 +78,10 @@ def conf(folder: Path, programs: str) -> list[str]:
 
 def test_the_example_starts_in_order_and_stops_cleanly(foreign: str) -> None:
     with container(of=foreign) as app:
-        app.said("spawned: 'web'")
+        app.wait_for_log("spawned: 'web'")
         starts = re.findall(r"spawned: '(\w+)'", app.logs())
         assert starts == ["db", "migrate", "web"]
-        app.said("migrate | migrating")
+        app.wait_for_log("migrate | migrating")
         wait_until(lambda: "web                  ready" in app.run("supervisorctl", "pid1", "status"), every=POLL)
         start = time.time()
         app.signal("TERM")
@@ -90,18 +91,18 @@ def test_the_example_starts_in_order_and_stops_cleanly(foreign: str) -> None:
 
 def test_the_first_line_of_the_log_has_a_name(foreign: str) -> None:
     with container(of=foreign) as app:
-        app.said("spawned: 'web'")
+        app.wait_for_log("spawned: 'web'")
         assert [line for line in app.logs().splitlines() if " | " not in line] == []
 
 
 def test_the_recipe_for_fpm_and_nginx(foreign: str, tmp_path: Path) -> None:
     with container(*conf(tmp_path, FPM), of=foreign) as app:
-        app.said("spawned: 'nginx'")
+        app.wait_for_log("spawned: 'nginx'")
         assert re.findall(r"spawned: '(\w+)'", app.logs()) == ["fpm", "nginx"]
         get = ("python3", "-c", GET, "http://127.0.0.1/index.php")
         assert "php works" in wait_until(lambda: app.run(*get))
         app.signal("HUP")
-        app.said("forwarding SIGHUP to nginx")
+        app.wait_for_log("forwarding SIGHUP to nginx")
         assert "php works" in app.run(*get)
         app.signal("TERM")
         assert app.ended() == 0
@@ -109,7 +110,7 @@ def test_the_recipe_for_fpm_and_nginx(foreign: str, tmp_path: Path) -> None:
 
 def test_the_recipe_with_migrations_and_a_worker(foreign: str, tmp_path: Path) -> None:
     with container(*conf(tmp_path, MIGRATIONS), of=foreign) as app:
-        app.said("migrate | migrated with 42", "worker | worker has 42")
+        app.wait_for_log("migrate | migrated with 42", "worker | worker has 42")
         assert re.findall(r"spawned: '(\w+)'", app.logs())[0] == "migrate"
         wait_until(lambda: "web                  ready" in app.run("supervisorctl", "pid1", "status"), every=POLL)
         assert "gunicorn works" in app.run("python3", "-c", GET, "http://127.0.0.1:8000/")
@@ -119,6 +120,6 @@ def test_the_recipe_with_migrations_and_a_worker(foreign: str, tmp_path: Path) -
 
 def test_the_recipe_with_a_main_program(foreign: str, tmp_path: Path) -> None:
     with container(*conf(tmp_path, CRON.replace("unexpected", "false")), of=foreign) as app:
-        app.said("spawned: 'cron'")
+        app.wait_for_log("spawned: 'cron'")
         assert app.ended() == 7
-        assert "server cannot be kept up (exit status 7): ending with status 7" in app.logs()
+        assert "cannot keep server running (exit status 7): ending with status 7" in app.logs()

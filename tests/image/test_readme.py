@@ -1,7 +1,6 @@
-"""In a fresh clone, each command of README and docs prints what the text says.
+"""Runs each command of README and docs in a fresh clone, and compares its output with the text.
 
-A command runs as it stands, except for names and ports of its own, and for the image to build on. Those that need a
-cluster are checked by tests/unit/test_docs.py instead.
+Only names, ports and the base image differ from the text. tests/unit/test_docs.py checks commands that need a cluster.
 """
 
 import contextlib
@@ -22,14 +21,14 @@ from support import ROOT, Program, compose, docs, engine, free_port, need, runni
 from support.docs import STREAM, Command
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
-NOT_HERE = re.compile(r"\bkubectl\b|^tests/run\b")  # without a cluster; this very test
-REPEATED = ("curl ", "docker logs ")  # until they print what the text says: what was started may need a moment
+NOT_HERE = re.compile(r"\bkubectl\b|^tests/run\b")  # needs a cluster; would run this test again
+REPEATED = ("curl ", "docker logs ")  # repeated until the output is right, because what they ask may still be starting
 COMMAND_SECONDS = 600  # a build may have to install everything
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What git has of this tree, as it is now."""
+    """Copy the files that git tracks, as they are now."""
     folder = tmp_path_factory.mktemp("clone")
     files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
     for file in filter(None, files.stdout.split("\0")):
@@ -40,7 +39,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Terminal:
-    """Runs commands one after the other; one that goes on is interrupted when its section ends."""
+    """Runs commands one after the other. Interrupts a command that still runs when its section ends."""
 
     def __init__(self, folder: Path, home: Path) -> None:
         self.folder = folder
@@ -69,25 +68,26 @@ class Terminal:
             with contextlib.ExitStack() as stack:
                 program = stack.enter_context(running(["bash", "-c", words], self.environment, self.folder))
                 stack.callback(interrupt, program)
-                shown = pattern.match if command.goes_on else pattern.fullmatch
-                wait_until(lambda: ended(program) or (command.goes_on and shown(program.output)), COMMAND_SECONDS)
+                shown = pattern.match if command.keeps_running else pattern.fullmatch
+                wait_until(lambda: ended(program) or (command.keeps_running and shown(program.output)), COMMAND_SECONDS)
                 assert shown(program.output), f"{words} printed\n{program.output}\ninstead of\n{command.prints}"
                 if ended(program):
                     assert program.process.returncode == 0, words
-                elif command.goes_on:
+                elif command.keeps_running:
                     self.open.append((command.section, stack.pop_all()))
             return True
 
         wait_until(attempt, 30 if words.startswith(REPEATED) else 0, 0.2)
 
     def leave(self, section: tuple[str, ...]) -> None:
-        """Interrupt what was started in other sections than these."""
+        """Interrupt the commands of all sections that do not contain this one."""
         for began, stack in reversed(self.open):
             if section[: len(began)] != began:
                 stack.close()
         self.open = [(began, stack) for began, stack in self.open if section[: len(began)] == began]
 
     def adapt(self, words: str) -> str:
+        """Return a command with this test's names, ports and base image."""
         if STREAM in words:
             words = words.replace(
                 STREAM, requests.get(f"http://127.0.0.1:{self.ports['8000']}/status").json()["stream"]
@@ -104,7 +104,7 @@ class Terminal:
         return re.sub(r"localhost:(8000|8001)\b", lambda match: f"127.0.0.1:{self.ports[match[1]]}", words)
 
     def pattern(self, prints: str) -> re.Pattern[str]:
-        """What the output must match: white space, numbers alone on a line and the stream's name may differ."""
+        """Return a pattern for an output. White space, numbers on their own line and the stream may differ."""
         lines = []
         for line in prints.splitlines():
             if line.isdigit():
@@ -152,6 +152,7 @@ def terminal(clone: Path, tmp_path: Path) -> Iterator[Terminal]:
 
 
 def pages() -> Iterator[ParameterSet]:
+    """Yield the documents that have commands."""
     for path in docs.DOCUMENTS:
         words = [command.words for command in docs.commands(path)]
         if words and path.parent.name != "pid1":

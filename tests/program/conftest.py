@@ -1,4 +1,4 @@
-"""The Pythons and versions of supervisor that the plugin is tested with."""
+"""The versions of Python and supervisor that the plugin is tested with."""
 
 import shutil
 import subprocess
@@ -10,11 +10,11 @@ import pytest
 
 from support import ROOT
 
-OLDEST = ["supervisor==4.2.5", "setuptools<81"]  # Debian 12's; it imports pkg_resources
+OLDEST = ["supervisor==4.2.5", "setuptools<81"]  # Debian 12's version; it imports pkg_resources
 
 
 def environment(name: str, python: str, *packages: str) -> str:
-    """Make a virtual environment with these packages, once; returns its Python."""
+    """Make a virtual environment with these packages, once. Return its Python."""
     folder = ROOT / ".cache" / name
     if not (folder / "done").exists():
         subprocess.run([python, "-m", "venv", "--clear", folder], check=True)
@@ -30,7 +30,7 @@ def python(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def python_of() -> Callable[[str], str]:
-    """An installed Python of this version, with the newest supervisor."""
+    """Return a function that finds an installed Python by version and gives it the newest supervisor."""
 
     def find(version: str) -> str:
         found = next(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"), None)

@@ -1,4 +1,4 @@
-"""./app.sh on a bare machine: its first start, its health, and what it refuses."""
+"""Tests of ./app.sh: its first start, its health check and its errors."""
 
 import fcntl
 import os
@@ -26,24 +26,24 @@ def app_environment(run: Path) -> dict[str, str]:
 
 @pytest.fixture
 def short_path() -> Iterator[Path]:
-    """A folder whose sockets have names of less than 108 bytes, unlike some of a worker's."""
+    """A folder with a short name. A socket's name has at most 107 bytes, and some of a worker's are longer."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)
 
 
 def test_app_sh_needs_nothing_but_python(short_path: Path) -> None:
-    """In a fresh copy it makes its own environment, and the data file where it was called, here by a link."""
+    """A fresh copy makes its own environment. It writes the data to the current folder, also when called by a link."""
     checkout, here = short_path / "check out", short_path / "here"
     made = shutil.ignore_patterns(".git", ".venv", ".cache", ".run", "__pycache__", ".*_cache")
     shutil.copytree(ROOT, checkout, ignore=made)
     here.mkdir()
-    (here / "random.py").write_text("raise SystemExit('not the module that was meant')")
+    (here / "random.py").write_text("raise SystemExit('a module of the current folder was imported')")
     (here / "app").symlink_to(checkout / "app.sh")
     port = free_port()
     with running([here / "app"], {"ECHO_LISTEN": f"127.0.0.1:{port}"}, here) as app:
-        app.said(f"^installing [0-9]+ packages into {checkout}/.venv, once; this takes ")
-        app.said("echo | serving", within=100)
-        app.said("generator | writing")
+        app.wait_for_log(f"^installing [0-9]+ packages into {checkout}/.venv, once; this takes ")
+        app.wait_for_log("echo | serving", within=100)
+        app.wait_for_log("generator | writing")
         get = [need("curl"), "-sf", f"http://127.0.0.1:{port}/data"]
         assert wait_until(lambda: subprocess.run(get, capture_output=True).stdout).strip().isdigit()
         assert (here / "data").exists()
@@ -53,7 +53,7 @@ def test_app_sh_needs_nothing_but_python(short_path: Path) -> None:
 
 @pytest.fixture
 def quick_python(tmp_path: Path) -> Path:
-    """A Python whose environments have an empty pip, because installing the real one takes many seconds."""
+    """A Python that makes environments with an empty pip, because the real one takes many seconds to install."""
     python = tmp_path / "python3"
     python.write_text(f"""#!/bin/sh -e
 [ "$2" = venv ] || exec {sys.executable} "$@"
@@ -72,8 +72,8 @@ def make_venv(folder: Path, requirements: Path, python: Path) -> subprocess.Comp
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
-def test_an_environment_that_does_not_run_is_made_anew(tmp_path: Path, quick_python: Path) -> None:
-    """It was moved, or its Python is gone; one that runs is left alone."""
+def test_an_environment_that_does_not_run_is_made_again(tmp_path: Path, quick_python: Path) -> None:
+    """It was moved, or its Python is gone. An environment that runs stays."""
     venv, moved, requirements = tmp_path / "venv", tmp_path / "moved", tmp_path / "requirements.txt"
 
     def made(folder: Path) -> bool:
@@ -104,11 +104,12 @@ def test_installers_wait_for_each_other(tmp_path: Path, quick_python: Path) -> N
 
 
 def children(pid: int) -> list[str]:
+    """Return the names of a process's children."""
     pids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [Path(f"/proc/{each}/comm").read_text().strip() for each in pids]
 
 
-def test_where_python_has_no_venv_it_names_the_package(tmp_path: Path) -> None:
+def test_without_pythons_venv_it_names_debians_package(tmp_path: Path) -> None:
     python = tmp_path / "python3"
     python.write_text(f'#!/bin/sh\ncase $2 in *ensurepip*) exit 1;; esac\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
@@ -118,10 +119,10 @@ def test_where_python_has_no_venv_it_names_the_package(tmp_path: Path) -> None:
     assert not (tmp_path / "venv").exists()
 
 
-def test_a_second_one_and_a_taken_port_end_with_the_cause(tmp_path: Path) -> None:
+def test_a_second_app_and_a_taken_port_end_with_the_cause(tmp_path: Path) -> None:
     environment = app_environment(tmp_path)
     with running([ROOT / "app.sh"], environment, tmp_path) as first:
-        first.said("echo | serving")
+        first.wait_for_log("echo | serving")
         other = tmp_path / "other"
         other.mkdir()
         with running([ROOT / "app.sh"], environment, other) as second:
@@ -131,7 +132,7 @@ def test_a_second_one_and_a_taken_port_end_with_the_cause(tmp_path: Path) -> Non
         with running([ROOT / "app.sh"], {**environment, "APPCOUP_RUN": str(other)}, other) as third:
             assert third.ended() == 1
             assert f"cannot listen on {environment['ECHO_LISTEN']}: address already in use (--listen," in third.output
-            assert third.lines[-1].startswith("supervisord | CRIT echo cannot be kept up")
+            assert third.lines[-1].startswith("supervisord | CRIT cannot keep echo running")
         first.process.terminate()
         assert first.ended() == 0
 
@@ -160,8 +161,8 @@ def test_health_sh_asks_echo_wherever_it_listens(tmp_path: Path, address: str) -
         assert app.ended() == 0
 
 
-def test_an_output_nobody_reads_does_not_keep_it_from_stopping(tmp_path: Path) -> None:
-    """Stock supervisord sleeps in the write then, and hears no signal."""
+def test_it_stops_although_nothing_reads_its_output(tmp_path: Path) -> None:
+    """Stock supervisord blocks in the write, and does not react to signals."""
     conf = tmp_path / "supervisord.conf"
     text = (ROOT / "supervisord.conf").read_text()
     conf.write_text(text.replace("command = python -m generator", "command = sh -c 'exec yes'"))
@@ -186,8 +187,8 @@ def test_an_output_nobody_reads_does_not_keep_it_from_stopping(tmp_path: Path) -
             app.kill()
 
 
-def test_a_reader_of_the_output_that_goes_away_does_not_end_it(tmp_path: Path) -> None:
-    """As in `./app.sh | head -n 1`: the application goes on, and stops when it is told to."""
+def test_it_goes_on_when_the_reader_of_its_output_ends(tmp_path: Path) -> None:
+    """As in `./app.sh | head -n 1`. The application goes on, and still stops on SIGTERM."""
     environment = {**os.environ, **app_environment(tmp_path)}
     url = f"http://{environment['ECHO_LISTEN']}/data"
     with subprocess.Popen(
@@ -198,7 +199,7 @@ def test_a_reader_of_the_output_that_goes_away_does_not_end_it(tmp_path: Path) -
             assert app.stdout.readline()
             app.stdout.close()
             wait_until(lambda: requests.get(url).ok)
-            app.send_signal(signal.SIGUSR1)  # of which all of them write a line
+            app.send_signal(signal.SIGUSR1)  # on which each of them logs a line
             app.terminate()
             assert app.wait(10) == 0
         finally:

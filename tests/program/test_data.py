@@ -631,9 +631,9 @@ def test_curl_follows_a_segment_by_a_live_range(data: Path, writer: Writer) -> N
     writer.append(b"10\n20\n")
     command = [need("curl"), "--silent", "--no-buffer", "--range", f"3-{LIVE}"]
     with serving(data) as echo, running([*command, f"{echo.url}/data"]) as curl:
-        curl.said("^20$")
+        curl.wait_for_log("^20$")
         writer.append(b"30\n")
-        curl.said("^30$")
+        curl.wait_for_log("^30$")
         writer.rotate(b"40\n")
         assert curl.ended() == 0
         assert curl.lines == ["20", "30"]
@@ -745,7 +745,7 @@ def test_downloads_in_flight_at_a_stop_arrive_whole(data: Path) -> None:
         for client, _ in downloads:
             open_clients.enter_context(client)
         echo.program.signal(signal.SIGTERM)
-        echo.program.said("^SIGTERM: stopping$")
+        echo.program.wait_for_log("^SIGTERM: stopping$")
 
         assert (echo.get("/readyz").status_code, echo.get("/readyz").text) == (503, "stopping\n")
         assert echo.get("/data?follow").status_code == 503
@@ -763,7 +763,7 @@ def test_a_stalled_download_is_cut_off_at_the_stop_timeout(data: Path) -> None:
         client, _ = begin_download(echo)
         with client:
             assert 0.5 <= echo.stop() < 1.5
-        echo.program.said(r"^cut off 1 response\(s\) after 0.5 s$")
+        echo.program.wait_for_log(r"^cut off 1 response\(s\) after 0.5 s$")
 
 
 def test_a_second_signal_ends_it_at_once(data: Path) -> None:
@@ -772,7 +772,7 @@ def test_a_second_signal_ends_it_at_once(data: Path) -> None:
         client, _ = begin_download(echo)
         with client:
             echo.program.signal(signal.SIGTERM)
-            echo.program.said("^SIGTERM: stopping$")
+            echo.program.wait_for_log("^SIGTERM: stopping$")
             assert echo.stop(signal.SIGINT) < 1
 
 
@@ -781,16 +781,16 @@ def test_hup_usr1_and_usr2_are_answered_and_change_nothing_else(data: Path) -> N
     with serving(data) as echo:
         etag = echo.get().headers["etag"]
         echo.program.signal(signal.SIGHUP)
-        echo.program.said(f"^SIGHUP: reopening {re.escape(str(data))}$")
+        echo.program.wait_for_log(f"^SIGHUP: reopening {re.escape(str(data))}$")
         assert echo.get().headers["etag"] == etag
         echo.program.signal(signal.SIGUSR1)
-        echo.program.said("^SIGUSR1: [0-9]+ connections, 0 of them followers, 2 requests answered$")
+        echo.program.wait_for_log("^SIGUSR1: [0-9]+ connections, 0 of them followers, 2 requests answered$")
         echo.program.signal(signal.SIGUSR2)
-        echo.program.said("^SIGUSR2: logging every request$")
+        echo.program.wait_for_log("^SIGUSR2: logging every request$")
         echo.get("/nothing")
-        echo.program.said("^127.0.0.1 GET '/nothing' 404$")
+        echo.program.wait_for_log("^127.0.0.1 GET '/nothing' 404$")
         echo.program.signal(signal.SIGUSR2)
-        echo.program.said("^SIGUSR2: no longer logging every request$")
+        echo.program.wait_for_log("^SIGUSR2: no longer logging every request$")
         echo.get("/healthz")
         echo.stop()
         assert "/healthz" not in echo.program.output
@@ -819,7 +819,7 @@ def test_environment_variables_are_settings_too(data: Path) -> None:
     environment["ECHO_STALL_TIMEOUT"] = "1e308"  # more than any integer
     environment |= {"ECHO_PORT": "tcp://10.0.0.1:8000", "ECHO_SERVICE_HOST": "10.0.0.1", "ECHO_PORT_8000_TCP": "x"}
     with running([sys.executable, "-m", "echo"], environment) as program:
-        port = program.said("^serving .*:([0-9]+)/data$")[1]
+        port = program.wait_for_log("^serving .*:([0-9]+)/data$")[1]
         assert requests.get(f"http://127.0.0.1:{port}/data").content == b"1\n"
 
 

@@ -28,7 +28,7 @@ def run(path: Path, seen: Path, truth: Truth, number: int = 300) -> str:
     The generator writes to one path, and echo reads the other. Clients end with the last number.
     """
     with generating(path, *FLAGS) as generator, serving(seen) as echo:
-        generator.said("^writing")
+        generator.wait_for_log("^writing")
         wait_until(lambda: echo.get().status == 200)
         with clients(truth, [echo.port], 3) as hoppers:
             wait_until(lambda: truth.faults or all(hopper.received > number for hopper in hoppers))

@@ -114,9 +114,9 @@ def test_the_client_chooses_between_text_and_events(echo: Echo, accept: str, kin
 
 def test_curl_prints_numbers_at_once_and_ends_with_0(echo: Echo, writer: Writer) -> None:
     with running([need("curl"), "--silent", "--no-buffer", f"{echo.url}/data?follow"]) as curl:
-        curl.said("^30$")
+        curl.wait_for_log("^30$")
         writer.append(b"40\n")
-        curl.said("^40$")
+        curl.wait_for_log("^40$")
         assert echo.stop() < 1
         assert curl.ended() == 0
         assert curl.lines == ["10", "20", "30", "40"]
@@ -198,8 +198,10 @@ def test_followers_leave_descriptors_for_plain_requests(data: Path) -> None:
     data.write_bytes(b"1\n")
     command = 'ulimit -n 140 && exec "$0" -m echo --source "$1" --listen 127.0.0.1:0 --stale 0'
     with running(["sh", "-c", command, sys.executable, data]) as program, contextlib.ExitStack() as streams:
-        echo = Echo(program, int(program.said(SERVING)[1]))
-        program.said("^limited followers to 12: 1000 need more than 140 open files .ulimit -n, ECHO_FOLLOWERS.$")
+        echo = Echo(program, int(program.wait_for_log(SERVING)[1]))
+        program.wait_for_log(
+            "^limited followers to 12: 1000 need more than 140 open files .ulimit -n, ECHO_FOLLOWERS.$"
+        )
         for _ in range(12):
             streams.enter_context(Stream(echo.url))
         assert echo.get("/data?follow").status_code == 503
@@ -327,7 +329,7 @@ def test_what_a_follower_can_no_longer_have_is_said(echo: Echo, writer: Writer) 
         echo.program.signal(signal.SIGCONT)
         events.has_events([*(event(3 * number, 10 * number) for number in range(1, 4)), gone(9), event(15, 50)])
         assert not text.ended()
-        echo.program.said(f"cannot go on with a response .*{STREAM}-9 are gone")
+        echo.program.wait_for_log(f"cannot go on with a response .*{STREAM}-9 are gone")
 
 
 def test_a_jump_of_the_generator_is_gone(echo: Echo, writer: Writer) -> None:
@@ -396,7 +398,7 @@ def test_what_a_truncation_took_ends_a_stream_of_text(data: Path) -> None:
         wait_until(lambda: echo.status()["size"] == 2)
         with pytest.raises(http.client.IncompleteRead):
             read_chunked(client)
-        echo.program.said("cannot go on with a response .* are gone")
+        echo.program.wait_for_log("cannot go on with a response .* are gone")
         assert echo.get(f"/data?follow&last-event-id={position}").status_code == 410
 
 
@@ -477,7 +479,7 @@ def serving_within(prepare: str, source: Path) -> Iterator[Echo]:
         wait_until(lambda: program.lines or program.process.poll() is not None)
         if program.process.poll() is not None and not os.environ.get("CI"):
             pytest.skip(f"no namespaces here: {program.output}")
-        yield Echo(program, int(program.said(SERVING)[1]))
+        yield Echo(program, int(program.wait_for_log(SERVING)[1]))
 
 
 def test_without_inotify_it_polls_and_says_so(data: Path) -> None:

@@ -59,7 +59,7 @@ def test_numbers_come_one_a_line_within_their_range(data: Path) -> None:
 
 def test_the_first_number_comes_at_once(data: Path) -> None:
     with generator(data, "--interval", "3600") as program:
-        program.said(f"^writing numbers from 0 to 32767 to {re.escape(str(data))} every 3600 s$")
+        program.wait_for_log(f"^writing numbers from 0 to 32767 to {re.escape(str(data))} every 3600 s$")
         wait_until(lambda: length(data), within=1)
         assert re.fullmatch(rb"[0-9]{1,5}\n", data.read_bytes())
 
@@ -82,7 +82,7 @@ def test_a_hundred_intervals_of_50_ms_take_5_seconds(data: Path) -> None:
 def test_a_count_ends_by_itself_and_promptly(data: Path) -> None:
     """Not an interval later."""
     with generator(data, "--interval", "0.2", "--count", "3") as program:
-        program.said("^writing")
+        program.wait_for_log("^writing")
         started = time.monotonic()
         assert program.ended() == 0
         took = time.monotonic() - started
@@ -149,7 +149,7 @@ def test_hup_reopens_the_segment(data: Path) -> None:
         wait_until(lambda: length(data))
         first, moved = data.resolve(), data.with_name("moved")
         program.signal(signal.SIGHUP)
-        program.said(f"^SIGHUP: reopening {re.escape(str(data))}$")
+        program.wait_for_log(f"^SIGHUP: reopening {re.escape(str(data))}$")
         first.rename(moved)
         wait_until(lambda: data.exists() and data.resolve() != first)
         kept = moved.read_bytes()
@@ -190,7 +190,7 @@ def test_usr1_logs_the_status_in_one_line(data: Path) -> None:
     with generator(data, "--interval", "60") as program:
         wait_until(lambda: length(data))
         program.signal(signal.SIGUSR1)
-        program.said(f"^SIGUSR1: 1 numbers written, {re.escape(str(data.resolve()))} has {length(data)} bytes$")
+        program.wait_for_log(f"^SIGUSR1: 1 numbers written, {re.escape(str(data.resolve()))} has {length(data)} bytes$")
         program.signal(signal.SIGTERM)
         assert program.ended() == 0
     assert len(program.lines) == 3
@@ -200,10 +200,10 @@ def test_usr2_begins_and_ends_logging_every_number(data: Path) -> None:
     with generator(data, "--interval", "0.01") as program:
         wait_until(lambda: length(data))
         program.signal(signal.SIGUSR2)
-        program.said("^SIGUSR2: logging every number$")
-        number = program.said("^wrote ([0-9]+)$")[1]
+        program.wait_for_log("^SIGUSR2: logging every number$")
+        number = program.wait_for_log("^wrote ([0-9]+)$")[1]
         program.signal(signal.SIGUSR2)
-        program.said("^SIGUSR2: no longer logging every number$")
+        program.wait_for_log("^SIGUSR2: no longer logging every number$")
         size = length(data)
         wait_until(lambda: length(data) > size)
         program.signal(signal.SIGTERM)
@@ -248,13 +248,13 @@ def test_a_folder_that_vanishes_is_waited_for(tmp_path: Path) -> None:
     with generator(folder / "data", "--interval", "0.01", "--seed", "3", "--heartbeat", beat) as program:
         wait_until(lambda: length(folder / "data"))
         folder.rename(tmp_path / "away")
-        program.said("^cannot write, trying again every 1 s: .*: No such file or directory$")
+        program.wait_for_log("^cannot write, trying again every 1 s: .*: No such file or directory$")
         assert max(gaps(beat, 2)) < 1.5
         program.signal(signal.SIGUSR1)
-        program.said("^SIGUSR1: .*, cannot write: .*: No such file or directory$")
+        program.wait_for_log("^SIGUSR1: .*, cannot write: .*: No such file or directory$")
         assert program.output.count("trying again") == 1
         folder.mkdir()
-        program.said("^writing again$")
+        program.wait_for_log("^writing again$")
         wait_until(lambda: length(folder / "data"))
         program.signal(signal.SIGTERM)
         assert program.ended() == 0
@@ -267,7 +267,7 @@ def test_a_truncated_segment_is_replaced_by_the_next(data: Path) -> None:
         wait_until(lambda: length(data) > 20)
         first = data.resolve()
         os.truncate(first, 0)
-        count = int(program.said("was truncated from ([0-9]+) to")[1])
+        count = int(program.wait_for_log("was truncated from ([0-9]+) to")[1])
         wait_until(lambda: data.exists() and length(data))
         assert int(data.resolve().name[-16:]) == count
         assert not first.exists()
@@ -400,7 +400,7 @@ def test_a_full_disk_is_survived_and_logged_once(disk: Path, tmp_path: Path, int
     data, beat = disk / "data", tmp_path / "beat"
     flags: list[str | Path] = ["--interval", interval, "--seed", "7", "--segment-size", "0", "--heartbeat", beat]
     with generator(data, *flags) as program:
-        program.said("^cannot write, trying again every 1 s: .*: No space left on device$")
+        program.wait_for_log("^cannot write, trying again every 1 s: .*: No space left on device$")
         full = data.read_bytes()
         assert max(gaps(beat, 2)) < 1.5
         assert program.output.count("cannot write") == 1
@@ -409,7 +409,7 @@ def test_a_full_disk_is_survived_and_logged_once(disk: Path, tmp_path: Path, int
                 file.unlink()
         else:
             os.truncate(filler, filler.stat().st_size - PAGE)
-        program.said("^writing again$")
+        program.wait_for_log("^writing again$")
         wait_until(lambda: length(data) if remove else length(data) > len(full))
         program.signal(signal.SIGTERM)
         assert program.ended() == 0
@@ -420,9 +420,9 @@ def test_a_full_disk_is_survived_and_logged_once(disk: Path, tmp_path: Path, int
 def test_a_disk_full_from_the_start_is_survived(disk: Path) -> None:
     fill(disk, 0)
     with generator(disk / "data", "--interval", "0") as program:
-        program.said("^cannot write")
+        program.wait_for_log("^cannot write")
         (disk / "filler").unlink()
-        program.said("^writing again$")
+        program.wait_for_log("^writing again$")
         wait_until(lambda: length(disk / "data") > PAGE)
 
 
@@ -442,7 +442,7 @@ def test_version_one_is_taken_over(data: Path) -> None:
     data.with_name("data.1").write_bytes(b"1\n2\n")
     data.write_bytes(b"3\n4")
     with generator(data, "--count", "1") as program:
-        program.said("made a segment of the file of version one")
+        program.wait_for_log("made a segment of the file of version one")
         assert program.ended() == 0
     assert next(iter(segments(data).values())) == b"1\n2\n"
     assert content(data).startswith(b"1\n2\n3\n")

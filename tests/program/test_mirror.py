@@ -103,7 +103,7 @@ def test_a_loop_is_refused_in_words() -> None:
     first.command = ("echo", "--source", second.url, *first.command[3:])
     with started([first, second]):
         for each in (first, second):
-            each.echo.program.said(r"is a loop: it mirrors this echo, by way of .*; trying again")
+            each.echo.program.wait_for_log(r"is a loop: it mirrors this echo, by way of .*; trying again")
             assert each.echo.get().status == 503
 
 
@@ -175,7 +175,7 @@ def test_a_source_that_is_silent_is_asked_again(path: Path) -> None:
     with generating(path, *SPEEDY), serving(path) as source, Relay(source.port) as relay, serving(relay.url) as mirror:
         wait_for_any(mirror)
         relay.flows.clear()
-        mirror.program.said("does not answer; trying again")
+        mirror.program.wait_for_log("does not answer; trying again")
         relay.flows.set()
         wait_until(lambda: mirror_status(mirror)["state"] == "following")
         wait_until(lambda: mirror.get().fields["content-location"] == source.get().fields["content-location"])
@@ -301,7 +301,7 @@ def test_a_token_is_shown_and_read_again_after_a_hangup(path: Path, tmp_path: Pa
         serving(path, "--token-file", str(token)) as source,
         serving(url(source), "--source-token-file", str(shown)) as mirror,
     ):
-        mirror.program.said(r"401: it wants a token, or another one: .*ECHO_SOURCE_TOKEN_FILE.*; trying again")
+        mirror.program.wait_for_log(r"401: it wants a token, or another one: .*ECHO_SOURCE_TOKEN_FILE.*; trying again")
         assert (source.get().status, mirror.get().status) == (401, 503)
         shown.write_text("right\n")
         mirror.program.signal(signal.SIGHUP)
@@ -333,7 +333,7 @@ def test_a_certificate_is_checked_by_the_mirror_s_authority(path: Path, tmp_path
         secure = f"https://127.0.0.1:{source.port}/data"
         with serving(secure) as stranger, serving(secure, "--source-ca", str(authority)) as mirror:
             for each in (stranger, mirror):
-                each.program.said("self-signed certificate; trying again")
+                each.program.wait_for_log("self-signed certificate; trying again")
                 assert each.get().status == 503
             shutil.copy(cert, authority)
             mirror.program.signal(signal.SIGHUP)

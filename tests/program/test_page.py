@@ -1,4 +1,4 @@
-"""The page at /, as people have it: in a real browser, from a real echo, with a real generator behind it."""
+"""Tests of the page at /, with a real browser, echo and generator."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ from support.browser import Visit, launched, visiting
 from support.writer import content as kept
 from support.writer import opened
 
-SIX = {"GENERATOR_MIN": "10000", "GENERATOR_MAX": "99998"}  # bytes a line
+SIX = {"GENERATOR_MIN": "10000", "GENERATOR_MAX": "99998"}  # bytes per line
 HISTORY = b"".join(b"%d\n" % number for number in range(10_000, 10_050))
 NEARLY_FULL = b"".join(b"%d\n" % number for number in range(10_000, 10_652))  # 30 more fit into 4096 bytes
 ROTATING = {"GENERATOR_COUNT": "80", "GENERATOR_SEGMENT_SIZE": "4096"}
@@ -56,7 +56,7 @@ CONTRAST = """() => {
   };
 }"""
 
-# Whether something is drawn in one of the style's colours
+# Returns whether something is drawn in one of the style's colours.
 DRAWN = """([id, name]) => {
   const style = getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const wanted = style.match(/[0-9a-f]{2}/g).map((part) => parseInt(part, 16));
@@ -81,7 +81,7 @@ CHANGES = """() => new Promise((done) => {
     .observe(document.querySelector('#newest'), { childList: true, characterData: true, subtree: true });
 })"""
 
-# The first connection opens and is silent for ever.
+# Makes the first connection open and then stay silent for ever.
 SILENT = """
 const Real = window.EventSource;
 let first = true;
@@ -98,7 +98,7 @@ window.EventSource = class extends Real {
 
 
 class Site:
-    """Where a generator writes and an echo serves; each can be started and ended."""
+    """A data folder and an address, for a generator and an echo that a test starts and ends."""
 
     def __init__(self, folder: Path) -> None:
         self.data = folder / "data"
@@ -109,7 +109,7 @@ class Site:
     def echo(self, **settings: str) -> Iterator[Program]:
         where = {"ECHO_SOURCE": str(self.data), "ECHO_LISTEN": f"127.0.0.1:{self.port}"}
         with running([sys.executable, "-m", "echo"], where | settings) as program:
-            program.said("^serving ")
+            program.wait_for_log("^serving ")
             yield program
 
     def generator(self, interval: float, **settings: str) -> contextlib.AbstractContextManager[Program]:
@@ -117,7 +117,7 @@ class Site:
         return running([sys.executable, "-m", "generator"], what | SIX | settings)
 
     def write(self, content: bytes) -> None:
-        """Begin a segment, as a generator that was stopped leaves it."""
+        """Write a segment, as a stopped generator leaves it."""
         with opened(self.data) as folder:
             folder.append(content)
 
@@ -132,7 +132,7 @@ class Site:
 
 
 def saw(visit: Visit, content: bytes, count: int | None = None) -> None:
-    """Wait until the page has had each number of `content` once and in its order, and tells how many there are."""
+    """Wait until the page got each number of `content` once and in order, and shows their count."""
     expected = content[visit.fetched() :].decode().split()
 
     def all_of_it() -> bool:
@@ -156,17 +156,17 @@ def site(tmp_path: Path) -> Site:
 
 @pytest.fixture(scope="module")
 def still(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """An echo that serves a file which nobody writes to any more."""
+    """An echo that serves a finished file."""
     site = Site(tmp_path_factory.mktemp("still"))
     site.write(HISTORY)
     with site.echo(ECHO_STALE="0"):
         yield site
 
 
-# Each number, once
+# Completeness
 
 
-def test_numbers_appear_as_they_are_generated_and_are_exactly_those_of_the_file(browser: Browser, site: Site) -> None:
+def test_the_page_shows_exactly_the_numbers_of_the_file(browser: Browser, site: Site) -> None:
     site.write(HISTORY)
     with site.echo(), site.generator(0.05) as generator, visiting(browser, site.url) as visit:
         visit.state_is("Live")
@@ -180,7 +180,7 @@ def test_numbers_appear_as_they_are_generated_and_are_exactly_those_of_the_file(
         assert visit.others() == []
 
 
-def test_the_page_goes_on_by_itself_after_echo_was_killed(browser: Browser, site: Site) -> None:
+def test_the_page_resumes_after_echo_was_killed(browser: Browser, site: Site) -> None:
     site.write(HISTORY)
     with site.generator(0.02) as generator, visiting_over_a_kill(browser, site) as visit:
         generator.signal(signal.SIGTERM)
@@ -191,7 +191,7 @@ def test_the_page_goes_on_by_itself_after_echo_was_killed(browser: Browser, site
 
 @contextlib.contextmanager
 def visiting_over_a_kill(browser: Browser, site: Site) -> Iterator[Visit]:
-    """Look at a page of an echo that is killed, and started again after ten more numbers."""
+    """Open a page, kill its echo, and start it again after ten more numbers."""
     with site.echo() as echo, visiting(browser, site.url) as visit:
         visit.state_is("Live")
         wait_until(lambda: len(visit.numbers()) >= 10)
@@ -219,7 +219,7 @@ def test_no_number_is_missing_where_a_segment_ends(browser: Browser, site: Site)
         assert visit.text("notice") == ""
 
 
-def test_nor_where_one_ends_while_echo_is_down(browser: Browser, site: Site) -> None:
+def test_no_number_is_missing_if_it_ends_while_echo_is_down(browser: Browser, site: Site) -> None:
     site.write(NEARLY_FULL)
     with visiting_before_a_kill(browser, site) as visit:
         with site.generator(0.01, **ROTATING) as generator:
@@ -231,7 +231,7 @@ def test_nor_where_one_ends_while_echo_is_down(browser: Browser, site: Site) -> 
 
 @contextlib.contextmanager
 def visiting_before_a_kill(browser: Browser, site: Site) -> Iterator[Visit]:
-    """Look at a page whose echo is there no more."""
+    """Open a page, and kill its echo."""
     with site.echo() as echo, visiting(browser, site.url) as visit:
         visit.state_is("Live")
         echo.signal(signal.SIGKILL)
@@ -240,7 +240,7 @@ def visiting_before_a_kill(browser: Browser, site: Site) -> Iterator[Visit]:
         yield visit
 
 
-def test_it_says_that_numbers_may_be_missing_when_their_file_is_gone(browser: Browser, site: Site) -> None:
+def test_the_page_says_that_numbers_of_a_lost_file_are_missing(browser: Browser, site: Site) -> None:
     site.write(HISTORY)
     with visiting_before_a_kill(browser, site) as visit:
         site.data.unlink()
@@ -252,8 +252,8 @@ def test_it_says_that_numbers_may_be_missing_when_their_file_is_gone(browser: Br
             wait_until(lambda: (visit.count, visit.text("newest")) == (3, "9"))
 
 
-def test_the_count_is_exact_where_only_the_end_of_the_file_is_fetched(browser: Browser, site: Site) -> None:
-    """Each line longer than the one before, so that no estimate would do."""
+def test_the_count_is_exact_if_only_the_files_end_is_fetched(browser: Browser, site: Site) -> None:
+    """Lines get longer, so that an estimate from the end would be wrong."""
     site.write(b"".join(b"%s\n" % (b"12345678901234567"[: n // 30_000 + 1]) for n in range(500_000)))
     with site.echo(), site.generator(0.01) as generator, visiting(browser, site.url) as visit:
         visit.state_is("Live")
@@ -263,10 +263,10 @@ def test_the_count_is_exact_where_only_the_end_of_the_file_is_fetched(browser: B
         saw(visit, site.data.read_bytes())
 
 
-# What goes wrong
+# Faults
 
 
-def test_that_there_is_no_number_yet_is_said_and_recovered_from(browser: Browser, site: Site) -> None:
+def test_the_page_waits_for_the_first_number(browser: Browser, site: Site) -> None:
     with site.echo(), visiting(browser, site.url) as visit:
         wait_until(lambda: visit.text("notice") == f"Nothing to show yet: {site.data} does not exist yet.")
         visit.state_is("Connecting")
@@ -277,7 +277,7 @@ def test_that_there_is_no_number_yet_is_said_and_recovered_from(browser: Browser
         wait_until(lambda: (visit.text("newest"), visit.text("count")) == ("12345", "1"))
 
 
-def test_too_many_followers_are_recovered_from(browser: Browser, site: Site) -> None:
+def test_the_page_recovers_from_too_many_followers(browser: Browser, site: Site) -> None:
     site.write(HISTORY)
     with site.echo(ECHO_FOLLOWERS="1"), visiting(browser, site.url) as first:
         first.state_is("Live")
@@ -293,7 +293,7 @@ def test_too_many_followers_are_recovered_from(browser: Browser, site: Site) -> 
             saw(second, site.data.read_bytes())
 
 
-def test_a_connection_that_died_without_a_word_is_made_anew(browser: Browser, site: Site) -> None:
+def test_the_page_replaces_a_silent_connection(browser: Browser, site: Site) -> None:
     site.write(HISTORY)
     with site.echo(), site.generator(0.5), visiting(browser, "about:blank") as visit:
         visit.page.add_init_script(SILENT)
@@ -302,8 +302,8 @@ def test_a_connection_that_died_without_a_word_is_made_anew(browser: Browser, si
         wait_until(lambda: visit.text("newest") not in ("\N{EN DASH}", "10049"))
 
 
-def test_a_page_out_of_sight_gives_its_connection_back(browser: Browser, site: Site) -> None:
-    """And shows what came meanwhile once it is looked at again."""
+def test_a_hidden_page_closes_its_connection(browser: Browser, site: Site) -> None:
+    """Once visible again, it shows the numbers that came meanwhile."""
     site.write(HISTORY)
     with site.echo(), visiting(browser, site.url) as visit:
         visit.state_is("Live")
@@ -320,10 +320,10 @@ def test_a_page_out_of_sight_gives_its_connection_back(browser: Browser, site: S
         wait_until(lambda: site.status()["followers"] == 1)
 
 
-# What is shown
+# Contents
 
 
-def test_an_ordinary_visit_has_no_error_and_asks_nobody_else(browser: Browser, site: Site) -> None:
+def test_a_visit_has_no_error_and_asks_no_other_host(browser: Browser, site: Site) -> None:
     site.write(HISTORY)
     with site.echo(), site.generator(0.05), visiting(browser, site.url) as visit:
         visit.state_is("Live")
@@ -336,7 +336,7 @@ def test_an_ordinary_visit_has_no_error_and_asks_nobody_else(browser: Browser, s
         assert visit.page.title() == f"echo on {site.status()['host']}"
 
 
-def test_the_facts_are_those_of_status(browser: Browser, still: Site) -> None:
+def test_the_page_shows_the_facts_of_status(browser: Browser, still: Site) -> None:
     os.utime(still.data, (1e9, 1e9))
     with visiting(browser, still.url) as visit:
         status = still.status()
@@ -374,7 +374,7 @@ def test_any_integers_are_counted_into_bins(browser: Browser, site: Site, conten
 
 
 def test_the_histogram_is_of_the_last_100_000(browser: Browser, site: Site) -> None:
-    """Of a range that is no longer in use nothing is left in the end."""
+    """Older numbers of another range no longer count."""
     site.write(b"500\n" * 60_000 + b"1\n6\n" * 20_000)
     with site.echo(), visiting(browser, site.url) as visit:
         visit.state_is("Live")
@@ -383,8 +383,8 @@ def test_the_histogram_is_of_the_last_100_000(browser: Browser, site: Site) -> N
         expect(visit.page.get_by_role("img", name=words)).to_be_visible(timeout=20_000)
 
 
-def test_light_and_dark_are_rendered_with_contrast(browser: Browser, still: Site) -> None:
-    """WCAG 2.2, 1.4.3 and 1.4.11, level AA; a change of the scheme is drawn at once."""
+def test_light_and_dark_schemes_have_enough_contrast(browser: Browser, still: Site) -> None:
+    """WCAG 2.2, 1.4.3 and 1.4.11, level AA. A change of the scheme redraws the charts at once."""
     with visiting(browser, still.url, color_scheme="light") as visit:
         visit.state_is("Live")
         papers = []
@@ -413,8 +413,8 @@ def test_a_phone_has_no_horizontal_scroll(browser: Browser, site: Site, number: 
         assert wide > 180
 
 
-def test_numbers_that_come_are_drawn(browser: Browser, still: Site, site: Site) -> None:
-    """The page starts with the numbers that are there, pale, because they have no times."""
+def test_new_numbers_are_drawn(browser: Browser, still: Site, site: Site) -> None:
+    """The page first draws the numbers of the file in a pale colour, because they have no times."""
     site.write(HISTORY * 6)
     with site.echo(), visiting(browser, site.url) as visit:
         visit.state_is("Live")
@@ -426,7 +426,7 @@ def test_numbers_that_come_are_drawn(browser: Browser, still: Site, site: Site) 
         wait_until(lambda: "the 1 number of the last two minutes: 10025. " in visit.label)
 
 
-def test_a_mirror_shows_the_way_that_its_numbers_came(browser: Browser, site: Site, tmp_path: Path) -> None:
+def test_a_mirrors_page_shows_its_source_and_hops(browser: Browser, site: Site, tmp_path: Path) -> None:
     site.write(HISTORY)
     mirror = Site(tmp_path)
     with site.echo() as echo, mirror.echo(ECHO_SOURCE=f"{site.url}/data"), visiting(browser, mirror.url) as visit:
@@ -439,12 +439,12 @@ def test_a_mirror_shows_the_way_that_its_numbers_came(browser: Browser, site: Si
         wait_until(lambda: visit.text("behind") == "not known")
 
 
-# For everybody
+# Accessibility
 
 
 @pytest.mark.parametrize("key", ["Enter", "Space"])
-def test_the_motion_is_paused_and_resumed_with_the_keyboard(browser: Browser, site: Site, key: str) -> None:
-    """WCAG 2.2, 2.1.1 and 2.2.2: while paused nothing changes, and nothing is lost."""
+def test_the_keyboard_pauses_and_resumes_the_motion(browser: Browser, site: Site, key: str) -> None:
+    """WCAG 2.2, 2.1.1 and 2.2.2. While paused, nothing changes and no number is lost."""
     site.write(HISTORY)
     with site.echo(), visiting(browser, site.url) as visit:
         visit.state_is("Live")
@@ -505,7 +505,7 @@ ACCESSIBLE = """
 
 
 def test_every_part_has_a_role_and_a_name(browser: Browser, still: Site) -> None:
-    """As assistive technology is told it."""
+    """The accessibility tree has each part."""
     with visiting(browser, still.url) as visit:
         visit.state_is("Live")
         expect(visit.page.locator("body")).to_match_aria_snapshot(ACCESSIBLE)
@@ -521,7 +521,7 @@ def test_without_scripts_the_page_names_the_endpoints(browser: Browser, still: S
         assert not visit.page.locator("#newest, #pause, canvas").filter(visible=True).count()
 
 
-def test_every_link_leads_somewhere(browser: Browser, still: Site) -> None:
+def test_every_link_works(browser: Browser, still: Site) -> None:
     with visiting(browser, still.url) as visit:
         links = visit.do("[...document.querySelectorAll('footer a')].map((link) => link.href)")
         assert len(links) == 7
@@ -530,20 +530,21 @@ def test_every_link_leads_somewhere(browser: Browser, still: Site) -> None:
                 assert response.status == 200
 
 
-# At speed
+# Speed
 
 
 @pytest.mark.parametrize(("motion", "least"), [("no-preference", 90), ("reduce", 950)])
-def test_changes_come_at_a_pace_that_can_be_looked_at(browser: Browser, site: Site, motion: Any, least: int) -> None:
-    """Ten a second at most, and one where less motion is asked for, however fast the numbers come."""
+def test_the_newest_number_changes_slowly_enough_to_read(browser: Browser, site: Site, motion: Any, least: int) -> None:
+    """At most ten changes a second, or one with reduced motion, even if numbers come faster."""
     with site.generator(0.005), site.echo(), visiting(browser, site.url, reduced_motion=motion) as visit:
         visit.state_is("Live")
-        assert statistics.median(visit.do(CHANGES)) >= least  # one may be late, and the next is not for that
+        # The median, because a late change makes the next interval short.
+        assert statistics.median(visit.do(CHANGES)) >= least
 
 
 @pytest.mark.serial
-def test_frames_keep_coming_with_100_000_numbers_behind_and_100_a_second(browser: Browser, site: Site) -> None:
-    """At least half as many as on a page with nothing on it."""
+def test_100_000_numbers_and_100_a_second_keep_the_page_smooth(browser: Browser, site: Site) -> None:
+    """It draws at least half as many frames as an empty page."""
     site.write(b"".join(b"%d\n" % random.randint(10_000, 99_998) for _ in range(100_000)))
     with site.echo(), site.generator(0.01), visiting(browser, "about:blank") as visit:
         empty = visit.do(FRAMES)

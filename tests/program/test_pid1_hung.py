@@ -1,4 +1,4 @@
-"""Hung programs, supervisorctl, signals, environment files and what else a program can do to supervisord."""
+"""Tests of hung programs, supervisorctl, signals, environment files and unusual programs."""
 
 import os
 import re
@@ -17,7 +17,7 @@ SERVER = "exec {python} -m http.server {port} --bind 127.0.0.1"
 
 
 def is_running(pid: int) -> bool:
-    """Zombies do not count."""
+    """Return whether a process exists and is not a zombie."""
     try:
         return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -35,7 +35,7 @@ def is_running(pid: int) -> bool:
     ids=["file", "exec", "http", "tcp"],
 )
 def test_a_hung_program_is_replaced_and_the_other_is_not(tmp_path: Path, python: str, alive: str, script: str) -> None:
-    """A listening socket accepts while its program is stopped, so this one has no room for a second connection."""
+    """The kernel accepts connections for a stopped program, so the TCP server has a backlog of 0."""
     (tmp_path / "server.py").write_text(
         "import socket, sys\n"
         "s = socket.socket()\ns.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n"
@@ -49,7 +49,7 @@ def test_a_hung_program_is_replaced_and_the_other_is_not(tmp_path: Path, python:
         side, web = run.pid("side"), run.pid("web")
         assert "hangs" not in run.process.output
         os.kill(web, signal.SIGSTOP)
-        run.said("web hangs, .* shows no life: killing it")
+        run.wait_for_log("web hangs, no sign of life from .*: killing it")
         wait_until(lambda: run.pid("web") != web)
         run.until(web="ready")
         assert run.pid("side") == side
@@ -60,41 +60,41 @@ def test_a_living_program_is_left_alone(tmp_path: Path, python: str) -> None:
     with supervising(tmp_path, conf, python) as run:
         run.until(web="ready")
         start = time.monotonic()
-        wait_until(lambda: time.monotonic() > start + 3)  # three times as long as it could be without a sign
+        wait_until(lambda: time.monotonic() > start + 3)  # three times alive_timeout
         assert run.status()["web"]["starts"] == 1
 
 
-def test_a_heartbeat_from_the_future_is_no_life(tmp_path: Path, python: str) -> None:
-    """As after the clock was set back: what counts is that the file changes."""
+def test_a_heartbeat_from_the_future_is_no_sign_of_life(tmp_path: Path, python: str) -> None:
+    """The clock may have been set back, so only a change of the file counts."""
     beat = tmp_path / "beat"
     beat.touch()
     os.utime(beat, (2**32, 2**32))
     keys = (f"alive = {beat}", "alive_timeout = 1")
     with supervising(tmp_path, program("web", SLEEP, *keys), python) as run:
-        run.said("web hangs")
+        run.wait_for_log("web hangs")
 
 
 def test_the_kill_of_a_hung_program_takes_its_group(tmp_path: Path, python: str) -> None:
-    """Its children would keep the port."""
+    """The children of a killed program would keep its port."""
     keys = ("alive = /nowhere", "alive_timeout = 1", "killasgroup = true")
     with supervising(tmp_path, program("web", "sleep 1001 & wait", *keys), python) as run:
         run.until(web="ready")
         web = run.pid("web")
         (child,) = wait_until(lambda: Path(f"/proc/{web}/task/{web}/children").read_text().split())
-        run.said("web hangs, /nowhere shows no life: killing its group")
+        run.wait_for_log("web hangs, no sign of life from /nowhere: killing its group")
         wait_until(lambda: not is_running(int(child)))
 
 
 # supervisorctl
 
 
-def test_update_goes_on_watching_a_changed_program(tmp_path: Path, python: str) -> None:
+def test_update_keeps_checking_a_changed_program(tmp_path: Path, python: str) -> None:
     keys = ("alive = /nowhere", "alive_timeout = 60")
     with supervising(tmp_path, program("web", SLEEP, *keys), python) as run:
         run.until(web="ready")
         run.write(program("web", SLEEP, "alive = /nowhere", "alive_timeout = 1"))
         assert "web: updated process group" in run.control("update")
-        run.said("web hangs")
+        run.wait_for_log("web hangs")
 
 
 def test_update_takes_a_new_program_that_depends_on_an_old_one(tmp_path: Path, python: str) -> None:
@@ -113,12 +113,12 @@ def test_a_wrong_setting_is_refused_by_update_too(tmp_path: Path, python: str) -
     with supervising(tmp_path, program("web", SLEEP), python) as run:
         run.until(web="ready")
         run.write(program("web", SLEEP, "depends_on = nobody:ready"))
-        assert "there is no program nobody" in run.control("update")
+        assert "unknown program nobody" in run.control("update")
         assert run.states() == {"web": "ready"}
 
 
-def test_stop_start_and_restart_of_what_others_depend_on(tmp_path: Path, python: str) -> None:
-    """They go on; and wait for it when they start themselves."""
+def test_dependants_survive_stop_start_and_restart(tmp_path: Path, python: str) -> None:
+    """The dependants keep running, but wait for it when they restart."""
     conf = program("db", SLEEP) + program("web", SLEEP, "depends_on = db:ready", "autorestart = true")
     with supervising(tmp_path, conf, python) as run:
         run.until(db="ready", web="ready")
@@ -134,7 +134,7 @@ def test_stop_start_and_restart_of_what_others_depend_on(tmp_path: Path, python:
         assert run.status()["db"]["starts"] == 3
 
 
-def test_a_killed_dependency_comes_back_and_others_go_on(tmp_path: Path, python: str) -> None:
+def test_dependants_survive_a_killed_dependency(tmp_path: Path, python: str) -> None:
     conf = program("db", SLEEP) + program("web", SLEEP, "depends_on = db:ready")
     with supervising(tmp_path, conf, python) as run:
         run.until(db="ready", web="ready")
@@ -146,7 +146,7 @@ def test_a_killed_dependency_comes_back_and_others_go_on(tmp_path: Path, python:
 
 
 def test_a_waiting_program_that_is_stopped_no_longer_waits(tmp_path: Path, python: str) -> None:
-    """Until somebody starts it: then it starts, whatever it depends on."""
+    """A later `start` ignores its dependencies."""
     conf = program("db", SLEEP, f"ready = {tmp_path}/ready") + program("web", SLEEP, "depends_on = db:ready")
     with supervising(tmp_path, conf, python) as run:
         run.until(db="started", web="waiting")
@@ -194,7 +194,7 @@ def test_a_reload_starts_in_order_again_and_leaks_nothing(tmp_path: Path, python
         assert run.stop() == 0
 
 
-def test_status_and_metrics_tell_what_happens(tmp_path: Path, python: str) -> None:
+def test_status_and_metrics_show_each_program(tmp_path: Path, python: str) -> None:
     metrics = tmp_path / "pid1.prom"
     conf = f"metrics = {metrics}\n" + program("db", SLEEP, "ready = /nowhere") + program("one", "exit 0")
     with supervising(tmp_path, conf + program("web", SLEEP, "depends_on = db:ready, one:exited"), python) as run:
@@ -212,19 +212,19 @@ def test_status_and_metrics_tell_what_happens(tmp_path: Path, python: str) -> No
 CATCHER = 'trap "echo HUP" HUP; echo up; while :; do sleep 0.1; done'
 
 
-def test_a_signal_is_forwarded_only_to_those_that_ask_for_it(tmp_path: Path, python: str) -> None:
+def test_a_signal_goes_only_to_programs_that_list_it(tmp_path: Path, python: str) -> None:
     listener = "[eventlistener:l]\ncommand = sh -c 'echo READY; read x'\nevents = TICK_3600\n"
     conf = program("web", CATCHER, "forward = HUP") + program("side", SLEEP) + listener
     with supervising(tmp_path, conf, python) as run:
         pids = [run.pid(name) for name in ("web", "side", "l")]
         run.until(web="ready", side="ready", l="ready")
         run.process.signal(signal.SIGHUP)
-        run.said(r"web \| HUP")
+        run.wait_for_log(r"web \| HUP")
         assert [run.pid(name) for name in ("web", "side", "l")] == pids
 
 
 def test_no_early_stop_is_lost(tmp_path: Path, python: str) -> None:
-    """Wherever in the start it arrives."""
+    """The signal arrives at different moments of the start."""
     for delay in range(0, 240, 20):
         with supervising(tmp_path, program("web", SLEEP), python) as run:
             wait_until(lambda: "SigBlk:\t0000000000004" in Path(f"/proc/{run.process.pid}/status").read_text(), 5)
@@ -236,24 +236,24 @@ def test_no_early_stop_is_lost(tmp_path: Path, python: str) -> None:
 def test_the_command_refuses_a_conf_without_the_plugin(tmp_path: Path, python: str) -> None:
     with supervising(tmp_path, "", python, head="[supervisord]\nnodaemon = true\n") as run:
         assert run.process.ended() == 2
-        run.said("add\n.rpcinterface:pid1.\nsupervisor.rpcinterface_factory = pid1:make_plugin")
+        run.wait_for_log("add\n.rpcinterface:pid1.\nsupervisor.rpcinterface_factory = pid1:make_plugin")
 
 
 @pytest.mark.parametrize("where", ["main", "included"])
-def test_it_works_without_an_http_server_and_from_an_included_file(tmp_path: Path, python: str, where: str) -> None:
+def test_the_plugin_needs_no_http_server_and_may_be_included(tmp_path: Path, python: str, where: str) -> None:
     plugin = "[rpcinterface:pid1]\nsupervisor.rpcinterface_factory = pid1:make_plugin\n"
     head = "[supervisord]\nnodaemon = true\nlogfile = /dev/null\nlogfile_maxbytes = 0\npidfile = {folder}/pid\n"
     (tmp_path / "extra.conf").write_text(plugin if where == "included" else "")
     head += "[include]\nfiles = %(here)s/extra.con*\n" + (plugin if where == "main" else "")
     with supervising(tmp_path, program("one", "exit 0", "autorestart = false"), python, head=head) as run:
         assert run.process.ended() == 0
-        run.said("all programs are done")
+        run.wait_for_log("all programs are done")
 
 
 # Environment files
 
 
-def test_an_env_file_is_the_programs_and_nobody_elses(tmp_path: Path, python: str) -> None:
+def test_only_its_program_gets_the_variables_of_an_env_file(tmp_path: Path, python: str) -> None:
     (tmp_path / "env").write_text("# a comment\nexport TOKEN='a b'  # why\nOTHER=\"x'y\"\nSET=file\n")
     keys = (f"env_file = {tmp_path}/env", "environment = SET=conf", "autorestart = false")
     conf = program("web", 'echo "$TOKEN|$OTHER|$SET"', *keys) + program("side", 'echo "${TOKEN-unset}"')
@@ -273,10 +273,10 @@ def test_an_env_file_that_cannot_be_read_is_refused(tmp_path: Path, python: str,
     conf = program("web", SLEEP, f"env_file = {tmp_path}/env", "startretries = 0")
     with supervising(tmp_path, conf, python) as run:
         assert run.process.ended() == 127
-        run.said(f"web cannot be kept up .cannot read env_file {tmp_path}/env: {why}")
+        run.wait_for_log(f"cannot keep web running .cannot read env_file {tmp_path}/env: {why}")
 
 
-# What else a program can do
+# Unusual programs
 
 
 def test_fifty_programs_start_and_stop(tmp_path: Path, python: str) -> None:
@@ -289,7 +289,7 @@ def test_fifty_programs_start_and_stop(tmp_path: Path, python: str) -> None:
 
 
 def test_a_group_with_two_processes_of_a_program(tmp_path: Path, python: str) -> None:
-    """What depends on the program waits for both."""
+    """A dependant waits for both processes."""
     keys = ("numprocs = 2", "process_name = w_%(process_num)d", f"ready = {tmp_path}/ready_%(process_num)d")
     conf = "[group:workers]\nprograms = w\n" + program("w", SLEEP, *keys)
     with supervising(tmp_path, conf + program("web", SLEEP, "depends_on = w:ready"), python) as run:
@@ -305,7 +305,7 @@ def test_an_event_listener_still_gets_its_events(tmp_path: Path, python: str) ->
     script = 'while :; do echo READY; read head; echo "$head" >&2; printf "RESULT 2\\nOK"; done'
     listener = f"[eventlistener:l]\ncommand = sh -c '{script}'\nevents = PROCESS_STATE_EXITED\n"
     with supervising(tmp_path, listener + program("one", "sleep 1; exit 0") + program("web", SLEEP), python) as run:
-        run.said(r"l \| ver:3.0 .*eventname:PROCESS_STATE_EXITED")
+        run.wait_for_log(r"l \| ver:3.0 .*eventname:PROCESS_STATE_EXITED")
         assert run.stop() == 0
 
 

@@ -1,4 +1,4 @@
-"""Order by readiness, one-shots, exit policy and restarts, on each supported supervisor."""
+"""Tests of start order, one-shots, exit status and restarts, on each supported supervisor."""
 
 import itertools
 import os
@@ -24,7 +24,7 @@ def test_a_chain_starts_in_order_of_readiness(tmp_path: Path, python: str) -> No
         found = run.until(db="ready", migrate="done", web="ready")
         assert order(run) == ["db", "migrate", "web"]
         assert found["migrate"]["exit_status"] == 0
-        run.said(r"^db \| listening\n(.*\n)*migrate \| migrated\n(.*\n)*web \| web")
+        run.wait_for_log(r"^db \| listening\n(.*\n)*migrate \| migrated\n(.*\n)*web \| web")
 
 
 @pytest.mark.parametrize("version", ["3.8", "3.12", "3.13"])
@@ -61,36 +61,40 @@ def test_each_kind_of_ready_check(tmp_path: Path, python: str, ready: str, scrip
         assert order(run) == ["db", "web"]
 
 
-def test_what_is_not_ready_in_time_is_tried_again_then_fails(tmp_path: Path, python: str) -> None:
+def test_a_program_not_ready_in_time_is_retried_then_fails(tmp_path: Path, python: str) -> None:
     keys = ("ready = /nowhere/file", "ready_timeout = 0.2", "startretries = 1", "restart_delay = 0.1")
     conf = program("db", SLEEP, *keys) + program("web", SLEEP, "depends_on = db:ready")
     with supervising(tmp_path, conf, python) as run:
         assert run.process.ended() == 137
         assert order(run) == ["db", "db"]
-        run.said("web cannot start: it depends on db", r"db cannot be kept up \(was not ready within 0.2 s\)")
+        run.wait_for_log(
+            "cannot start web: it depends on db, which failed", r"cannot keep db running \(was not ready within 0.2 s\)"
+        )
 
 
-def test_a_failed_one_shot_fails_what_depends_on_it(tmp_path: Path, python: str) -> None:
+def test_a_failed_one_shot_fails_its_dependants(tmp_path: Path, python: str) -> None:
     conf = program("migrate", "exit 3", "startretries = 0", "autorestart = false")
     with supervising(tmp_path, conf + program("web", SLEEP, "depends_on = migrate:exited"), python) as run:
         assert run.process.ended() == 3
         assert order(run) == ["migrate"]
-        run.said("web cannot start: it depends on migrate", r"CRIT migrate cannot be kept up \(exit status 3\)")
+        run.wait_for_log(
+            "cannot start web: it depends on migrate", r"CRIT cannot keep migrate running \(exit status 3\)"
+        )
 
 
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ("depends_on = nobody:ready", "depends_on of web: there is no program nobody"),
-        ("depends_on = other:ready", "depends_on goes in a circle: "),
+        ("depends_on = nobody:ready", "depends_on of web: unknown program nobody"),
+        ("depends_on = other:ready", "depends_on has a cycle: "),
         ("depends_on = other", "depends_on = other: give PROGRAM:started, PROGRAM:ready or PROGRAM:exited"),
         ("ready = nonsense", "ready = nonsense: give /FILE, http://"),
         ("alive = log:x", "alive = log:x: give /FILE, http://"),
         ("ready_timeout = soon", "ready_timeout = soon: give seconds, more than 0"),
-        ("depend_on = other:ready", "no setting is called depend_on: did you mean depends_on?"),
-        ("foward = HUP", "no setting is called foward: did you mean forward?"),
-        ("forward = NOPE", "forward = NOPE: SIGNOPE cannot be forwarded"),
-        ("forward = HUP TERM", "forward = HUP TERM: SIGTERM cannot be forwarded"),
+        ("depend_on = other:ready", "unknown setting depend_on: did you mean depends_on?"),
+        ("foward = HUP", "unknown setting foward: did you mean forward?"),
+        ("forward = NOPE", "forward = NOPE: cannot forward SIGNOPE"),
+        ("forward = HUP TERM", "forward = HUP TERM: cannot forward SIGTERM"),
         ("main = perhaps", "main = perhaps: not a valid boolean value"),
     ],
 )
@@ -104,8 +108,8 @@ def test_a_wrong_setting_of_a_program_is_refused(tmp_path: Path, python: str, ke
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ("log_fromat = json", "no setting is called log_fromat: there are log_format, log_time, metrics"),
-        ("alive.web = /x 10", "no setting is called alive.web: there are log_format, log_time, metrics"),
+        ("log_fromat = json", "unknown setting log_fromat: the settings are log_format, log_time, metrics"),
+        ("alive.web = /x 10", "unknown setting alive.web: the settings are log_format, log_time, metrics"),
         ("log_format = xml", "log_format = xml: give text or json"),
     ],
 )
@@ -115,28 +119,28 @@ def test_a_wrong_setting_of_the_plugin_is_refused(tmp_path: Path, python: str, k
         assert f"[rpcinterface:pid1] {message}" in run.process.lines[0]
 
 
-# The end
+# Exit status
 
 
 @pytest.mark.parametrize(("script", "status"), [("exit 0", 0), ("sleep 1.2; exit 5", 5), ("kill -SEGV $$", 139)])
-def test_the_end_of_the_main_program_is_the_end(tmp_path: Path, python: str, script: str, status: int) -> None:
+def test_the_main_program_ends_the_container(tmp_path: Path, python: str, script: str, status: int) -> None:
     keys = ("main = true", "autorestart = false", "startretries = 0")
     with supervising(tmp_path, program("job", script, *keys) + program("side", SLEEP), python) as run:
         assert run.process.ended() == status
         assert run.process.lines[-1].endswith(f"ending with status {status}")
 
 
-def test_when_all_one_shots_are_done_it_ends_with_0(tmp_path: Path, python: str) -> None:
+def test_the_status_is_0_when_all_one_shots_are_done(tmp_path: Path, python: str) -> None:
     conf = program("one", "exit 0", "autorestart = false") + program("two", "exit 4", "exitcodes = 4")
     spare = program("spare", SLEEP, "autostart = false")
     listener = "[eventlistener:l]\ncommand = sh -c 'echo READY; read x'\nevents = TICK_3600\n"
     with supervising(tmp_path, conf + spare + listener, python) as run:
         assert run.process.ended() == 0
-        run.said("all programs are done: ending with status 0")
+        run.wait_for_log("all programs are done: ending with status 0")
 
 
 def test_a_quick_one_shot_does_not_end_the_others(tmp_path: Path, python: str) -> None:
-    """Whatever startsecs says, an expected end of a program that is not to be restarted is no failed start."""
+    """An expected end within startsecs is not a failed start, unless autorestart is true."""
     with supervising(tmp_path, program("one", "exit 0", "autorestart = false") + program("web", SLEEP), python) as run:
         found = run.until(one="done", web="ready")
         assert found["one"]["starts"] == 1
@@ -148,14 +152,14 @@ def test_a_quick_one_shot_does_not_end_the_others(tmp_path: Path, python: str) -
     ("script", "status"),
     [("exit 3", 3), ("exit 0", 1), ("kill -9 $$", 137), ("exec /missing", 127)],
 )
-def test_what_cannot_be_kept_up_ends_it_with_its_status(tmp_path: Path, python: str, script: str, status: int) -> None:
+def test_a_failed_programs_status_is_the_exit_status(tmp_path: Path, python: str, script: str, status: int) -> None:
     keys = ("autorestart = true", "startretries = 1", "restart_delay = 0.1")
     with supervising(tmp_path, program("web", script, *keys), python) as run:
         assert run.process.ended() == status
-        assert "CRIT web cannot be kept up" in run.process.lines[-1]
+        assert "CRIT cannot keep web running" in run.process.lines[-1]
 
 
-def test_a_status_to_give_up_on_is_not_tried_again(tmp_path: Path, python: str) -> None:
+def test_a_status_in_give_up_on_is_not_retried(tmp_path: Path, python: str) -> None:
     with supervising(tmp_path, program("web", "exit 2", "give_up_on = 2,78"), python) as run:
         assert run.process.ended() == 2
         assert order(run) == ["web"]
@@ -165,7 +169,7 @@ def test_a_status_to_give_up_on_is_not_tried_again(tmp_path: Path, python: str) 
 
 
 def spawn_times(run: Supervisord, count: int) -> list[float]:
-    """When the program was started, as its own lines tell."""
+    """Return the times of the first `count` starts, which the program prints."""
     return [float(line) for line in wait_until(lambda: run.lines("web")[count - 1 :] and run.lines("web")[:count])]
 
 
@@ -180,7 +184,7 @@ def test_the_delay_doubles_up_to_its_cap_without_a_limit(tmp_path: Path, python:
         assert run.stop(within=1) == 0
 
 
-def test_after_a_good_run_it_starts_again_at_once(tmp_path: Path, python: str) -> None:
+def test_the_restart_after_a_good_run_is_immediate(tmp_path: Path, python: str) -> None:
     with supervising(tmp_path, program("web", f"date +%%s.%%N; {SLEEP}", "restart_delay = 5"), python) as run:
         for starts in (1, 2, 3):
             wait_until(lambda starts=starts: run.until(web="ready")["web"]["starts"] == starts)  # type: ignore[misc]
@@ -190,7 +194,7 @@ def test_after_a_good_run_it_starts_again_at_once(tmp_path: Path, python: str) -
         assert run.until(web="ready")["web"]["exit_status"] == 137
 
 
-def test_a_program_added_with_startsecs_0_is_no_hot_loop(tmp_path: Path, python: str) -> None:
+def test_a_program_added_with_startsecs_0_does_not_spin(tmp_path: Path, python: str) -> None:
     with supervising(tmp_path, program("side", SLEEP), python) as run:
         run.until(side="ready")
         keys = ("autorestart = true", "startsecs = 0", "startretries = -1", "restart_delay = 0.5")
@@ -204,6 +208,7 @@ def test_a_program_added_with_startsecs_0_is_no_hot_loop(tmp_path: Path, python:
 
 
 def deaf(name: str, *keys: str) -> str:
+    """Return the section of a program that does not stop on SIGTERM."""
     return program(name, 'trap "echo TERM" TERM; echo up; while :; do sleep 0.1; done', *keys)
 
 
@@ -216,7 +221,7 @@ def test_the_stop_goes_in_reverse_order(tmp_path: Path, python: str) -> None:
 
 
 def test_one_deadline_holds_for_a_chain_of_deaf_programs(tmp_path: Path, python: str) -> None:
-    """Each gets its signal before the deadline, and nobody's time is counted anew."""
+    """Each program gets its signal before the deadline, and none gets extra time."""
     keys = "stopwaitsecs = 2"
     conf = deaf("a", keys) + deaf("b", keys, "depends_on = a:started") + deaf("c", keys, "depends_on = b:started")
     with supervising(tmp_path, conf, python) as run:
@@ -242,7 +247,7 @@ def test_one_deadline_holds_for_a_chain_of_deaf_programs(tmp_path: Path, python:
     ],
 )
 def test_a_stop_in_each_state_ends_at_once(tmp_path: Path, python: str, state: str, script: str, keys: str) -> None:
-    """A program that failed has begun the stop already: that goes on, and ends with its status."""
+    """A failed program has already begun the stop, which goes on and ends with its status."""
     side = 'trap "sleep 1; exit 0" TERM; while :; do sleep 0.1; done'
     conf = program("web", script, keys) + program("side", side, "ready = /nowhere")
     with supervising(tmp_path, conf, python) as run:

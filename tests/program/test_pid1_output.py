@@ -1,4 +1,4 @@
-"""The log: nothing is lost while somebody reads, and whole lines are dropped and counted if nobody does."""
+"""Tests of the log: nothing is lost with a reader; without one, whole lines are dropped and counted."""
 
 import fcntl
 import json
@@ -30,11 +30,12 @@ def write_conf(folder: Path, programs: str, keys: str = "") -> None:
 
 
 def writer(folder: Path, lines: int, length: int, *keys: str) -> str:
+    """Return the section of a program that writes numbered lines of this length."""
     return program("w", f"exec {sys.executable} {folder}/writer.py {lines} {length}", "autorestart = false", *keys)
 
 
 def read_all(folder: Path, python: str, reads: str = "cat") -> bytes:
-    """Run until the end, through a pipe to a reader; returns what came."""
+    """Run supervisord with a pipe to a reader until both end. Return what the reader wrote."""
     out = folder / "out"
     with out.open("wb") as file:
         reader = subprocess.Popen(reads, shell=True, stdin=subprocess.PIPE, stdout=file)
@@ -68,7 +69,7 @@ def test_a_burst_arrives_complete(tmp_path: Path, python: str, size: int, keys: 
 
 @pytest.mark.serial
 def test_a_slow_reader_loses_nothing(tmp_path: Path, python: str) -> None:
-    """It takes 4 KiB and rests, for longer in all than lines may wait for nobody."""
+    """The reader takes 4 KiB at a time, and in all needs longer than lines may wait for a reader."""
     write_conf(tmp_path, writer(tmp_path, 30_000, 100))
     slow = f"exec {sys.executable} -c 'import os, time\nwhile d := os.read(0, 4096): os.write(1, d); time.sleep(0.008)'"
     data = read_all(tmp_path, python, slow)
@@ -77,7 +78,7 @@ def test_a_slow_reader_loses_nothing(tmp_path: Path, python: str) -> None:
 
 
 def test_ten_megabytes_without_a_line_end_arrive_complete(tmp_path: Path, python: str) -> None:
-    """In lines of at most 192 KiB."""
+    """The lines are at most 192 KiB long."""
     script = "head -c 10000000 /dev/zero | tr '\\\\0' x"
     write_conf(tmp_path, f'[program:w]\ncommand = sh -c "{script}"\nautorestart = false\n')
     lines = [line for line in read_all(tmp_path, python).splitlines() if line.startswith(b"w | ")]
@@ -85,8 +86,8 @@ def test_ten_megabytes_without_a_line_end_arrive_complete(tmp_path: Path, python
     assert max(map(len, lines)) < 200_000
 
 
-def test_two_programs_lines_never_mix(tmp_path: Path, python: str) -> None:
-    """Neither with each other's nor with stderr's, which is the same pipe here."""
+def test_lines_of_two_programs_never_mix(tmp_path: Path, python: str) -> None:
+    """Two programs write to stdout and stderr, which are the same pipe."""
     other = f"[program:v]\ncommand = sh -c '{sys.executable} {tmp_path}/writer.py 20000 77 >&2'\nautorestart = false\n"
     write_conf(tmp_path, writer(tmp_path, 20_000, 130) + other)
     names = re.compile(rb"(w \| \d{8}x{121}|v \| \d{8}x{68}|supervisord \| .*)")
@@ -95,8 +96,8 @@ def test_two_programs_lines_never_mix(tmp_path: Path, python: str) -> None:
     assert len([line for line in lines if line[0] in b"vw"]) == 40_000
 
 
-def test_when_nobody_reads_whole_lines_are_dropped_and_counted(tmp_path: Path, python: str) -> None:
-    """What arrives later and what is told add up to what was written; a stop is heard all the while."""
+def test_without_a_reader_whole_lines_are_dropped_and_counted(tmp_path: Path, python: str) -> None:
+    """The lines kept and the lines counted add up to the lines written. A stop works meanwhile."""
     write_conf(tmp_path, writer(tmp_path, 50_000, 100) + program("side", SLEEP))
     run = subprocess.Popen(command(python, tmp_path), stdout=subprocess.PIPE, env={"PYTHONPATH": str(ROOT)})
     try:
@@ -111,13 +112,13 @@ def test_when_nobody_reads_whole_lines_are_dropped_and_counted(tmp_path: Path, p
         run.wait()
         run.stdout.close()  # type: ignore[union-attr]
     kept = [line for line in lines if line.startswith(b"w | ")]
-    (told,) = [int(line.split()[4]) for line in lines if b" dropped " in line]
+    (dropped,) = [int(line.split()[4]) for line in lines if b" dropped " in line]
     assert [int(line[4:12]) for line in kept] == list(range(len(kept)))
-    assert len(kept) < 50_000 <= len(kept) + told <= 50_004  # with supervisord's own, such as `exited: w`
+    assert len(kept) < 50_000 <= len(kept) + dropped <= 50_004  # including supervisord's own lines, such as `exited: w`
 
 
 @pytest.mark.serial
-def test_a_stop_amid_a_flood_is_prompt(tmp_path: Path, python: str) -> None:
+def test_a_stop_during_a_flood_is_prompt(tmp_path: Path, python: str) -> None:
     with supervising(tmp_path, program("w", "exec yes", "stopwaitsecs = 5"), python) as run:
         wait_until(lambda: len(run.process.lines) > 10_000)
         start = time.monotonic()
@@ -125,8 +126,8 @@ def test_a_stop_amid_a_flood_is_prompt(tmp_path: Path, python: str) -> None:
         assert time.monotonic() - start < 1
 
 
-def test_a_stop_while_nobody_reads_is_prompt(tmp_path: Path, python: str) -> None:
-    """Stock supervisord sleeps in the write then, and hears no signal."""
+def test_a_stop_without_a_reader_is_prompt(tmp_path: Path, python: str) -> None:
+    """Stock supervisord blocks in the write, and does not react to signals."""
     write_conf(tmp_path, program("w", "exec yes"))
     run = subprocess.Popen(command(python, tmp_path), stdout=subprocess.PIPE, env={"PYTHONPATH": str(ROOT)})
     try:
@@ -161,14 +162,14 @@ def test_json_lines_with_time_for_programs_and_supervisord(tmp_path: Path, pytho
     assert {row["level"] for row in rows if row["program"] == "supervisord"} <= {"INFO", "WARN", "CRIT"}
 
 
-def test_the_time_stands_before_each_line_of_text(tmp_path: Path, python: str) -> None:
+def test_each_line_of_text_begins_with_the_time(tmp_path: Path, python: str) -> None:
     with supervising(tmp_path, "log_time = true\n" + program("w", "echo a", "autorestart = false"), python) as run:
         assert run.process.ended() == 0
         assert all(re.match(r"20\d\d-\d\d-\d\dT[\d:]{8}\.\d{3}Z \w+ \| ", line) for line in run.process.lines)
 
 
 def test_the_first_line_has_the_same_format_as_the_others(tmp_path: Path, python: str) -> None:
-    """As root, without `user` in the conf, supervisord warns before it calls a plugin."""
+    """As root and without `user`, supervisord logs a warning before it imports a plugin."""
     head = HEAD.replace("user = root\n", "")
     with supervising(tmp_path, program("w", "echo a", "autorestart = false"), python, head=head) as run:
         assert run.process.ended() == 0
@@ -188,7 +189,7 @@ def test_the_usual_ways_to_log_to_stdout_get_names(tmp_path: Path, python: str, 
         assert run.lines("w") == ["a", "b"]
 
 
-def test_a_file_of_its_own_stays_supervisords(tmp_path: Path, python: str) -> None:
+def test_supervisord_still_writes_a_programs_own_log_file(tmp_path: Path, python: str) -> None:
     keys = (f"stdout_logfile = {tmp_path}/log", "autorestart = false")
     with supervising(tmp_path, program("w", "echo a; echo b >&2", *keys), python) as run:
         assert run.process.ended() == 0
@@ -196,7 +197,7 @@ def test_a_file_of_its_own_stays_supervisords(tmp_path: Path, python: str) -> No
         assert (tmp_path / "log").read_text() == "a\n"
 
 
-def test_last_words_without_a_line_end(tmp_path: Path, python: str) -> None:
+def test_a_last_line_without_a_line_end_is_logged(tmp_path: Path, python: str) -> None:
     with supervising(tmp_path, program("w", "printf boom", "autorestart = false"), python) as run:
         assert run.process.ended() == 0
         assert run.lines("w") == ["boom"]

@@ -1,4 +1,4 @@
-"""The distribution supervisor-pid1: it can be built, checked and installed, and its README tells all its settings."""
+"""Tests of the distribution supervisor-pid1: it can be built and checked, and its README lists all settings."""
 
 import re
 import shutil
@@ -18,6 +18,7 @@ README = (ROOT / "pid1" / "README.md").read_text()
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the distribution and return its folder."""
     folder = tmp_path_factory.mktemp("dist")
     shutil.copytree(
         ROOT / "pid1", folder / "source", ignore=shutil.ignore_patterns("__pycache__", "build", "*.egg-info")
@@ -51,5 +52,5 @@ def test_the_wheel_has_the_modules_and_the_command(dist: Path) -> None:
 
 
 @pytest.mark.parametrize("key", [*PROGRAM, *PLUGIN])
-def test_the_readme_tells_of_each_setting(key: str) -> None:
+def test_the_readme_lists_each_setting(key: str) -> None:
     assert f"| `{key}` |" in README

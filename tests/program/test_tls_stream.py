@@ -19,7 +19,7 @@ def test_over_tls_numbers_come_one_by_one(tmp_path: Path, path: str) -> None:
     settings |= {"ECHO_TLS_CERT": str(tmp_path / "certificate"), "ECHO_TLS_KEY": str(tmp_path / "key")}
     with opened(data) as folder, running([sys.executable, "-m", "echo"], settings) as echo:
         folder.append(b"0\n")
-        echo.said("^serving ")
+        echo.wait_for_log("^serving ")
         url, authority = f"https://127.0.0.1:{port}{path}", str(tmp_path / "certificate")
         with requests.get(
             url, headers={"Range": "bytes=0-9007199254740991"}, stream=True, verify=authority, timeout=10

@@ -1,4 +1,4 @@
-"""What the tests share: waiting for a condition, programs that are always ended, free ports."""
+"""Helpers for all tests: waiting for a condition, programs that are always ended, free ports."""
 
 import contextlib
 import fcntl
@@ -21,15 +21,15 @@ T = TypeVar("T")
 
 
 def wait_until(condition: Callable[[], T], within: float = 20, every: float = 0.005) -> T:
-    """Call `condition` every so many seconds until it returns something true, and return that; it may also assert.
+    """Call `condition` every `every` seconds until it returns a true value, and return that value.
 
-    After `within` seconds its own failure is raised, so that a test says what was not so.
+    `condition` may also assert. After `within` seconds, the last AssertionError or OSError is raised.
     """
     deadline = time.monotonic() + within
     while True:
         try:
             value = condition()
-            problem: Exception = AssertionError(f"not so within {within} s: {condition!r} gave {value!r}")
+            problem: Exception = AssertionError(f"not true within {within} s: {condition!r} returned {value!r}")
             if value:
                 return value
         except (AssertionError, OSError) as error:
@@ -39,14 +39,14 @@ def wait_until(condition: Callable[[], T], within: float = 20, every: float = 0.
         time.sleep(every)
 
 
-def alike(here: bytes, there: bytes) -> None:
-    """Raises AssertionError; for pytest itself compares large ones line by line, for longer than a test waits."""
+def assert_same_bytes(here: bytes, there: bytes) -> None:
+    """Assert that two byte strings are equal. pytest's own comparison takes too long for large ones."""
     same = here == there
-    assert same, f"{len(here)} bytes that end in {here[-60:]!r} are not {len(there)} that end in {there[-60:]!r}"
+    assert same, f"{len(here)} bytes ending in {here[-60:]!r} differ from {len(there)} bytes ending in {there[-60:]!r}"
 
 
 def need(command: str) -> str:
-    """A command that a test uses as a user would; where it is missing the test is skipped, but not in CI."""
+    """Return a command. Skip the test where it is not installed, but fail in CI."""
     if not shutil.which(command):
         assert not os.environ.get("CI"), f"{command} is missing"
         pytest.skip(f"{command} is not installed")
@@ -55,7 +55,7 @@ def need(command: str) -> str:
 
 @contextlib.contextmanager
 def locked(name: str, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
-    """Hold a lock of this name among all processes that run tests of this tree."""
+    """Hold a lock that all test processes of this tree share, by name."""
     folder = ROOT / ".cache"
     folder.mkdir(exist_ok=True)
     with (folder / f"{name}.lock").open("w") as file:
@@ -70,7 +70,7 @@ def free_port() -> int:
 
 
 class Program:
-    """A running program whose output is collected as it comes, stdout and stderr together."""
+    """A running program. Collects stdout and stderr together as they arrive."""
 
     def __init__(
         self, command: Sequence[str | Path], env: Mapping[str, str] | None = None, cwd: Path | None = None
@@ -107,8 +107,8 @@ class Program:
     def output(self) -> str:
         return "\n".join(self.lines)
 
-    def said(self, pattern: str, within: float = 20) -> re.Match[str]:
-        """Wait for a line that matches, and return the match."""
+    def wait_for_log(self, pattern: str, within: float = 20) -> re.Match[str]:
+        """Wait until a line of the output matches. Return the match."""
 
         def found() -> re.Match[str]:
             match = re.search(pattern, self.output, re.MULTILINE)
@@ -121,13 +121,13 @@ class Program:
         self.process.send_signal(number)
 
     def ended(self, within: float = 20) -> int:
-        """Wait for the end; returns the exit status, negative for a signal."""
+        """Wait for the end. Return the exit status, negative for a signal."""
         status = self.process.wait(within)
         self.reader.join(within)
         return status
 
     def close(self) -> None:
-        if "COVERAGE_PROCESS_CONFIG" in os.environ:  # a killed program does not say what it ran
+        if "COVERAGE_PROCESS_CONFIG" in os.environ:  # a killed program writes no coverage data
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(5)
@@ -142,7 +142,7 @@ class Program:
 def running(
     command: Sequence[str | Path], env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> Iterator[Program]:
-    """Run a program; it is killed at the end, whatever happened."""
+    """Run a program. Kill it at the end, even after an error."""
     program = Program(command, env, cwd)
     try:
         yield program

@@ -1,4 +1,4 @@
-"""A real browser, and what it saw on a page of echo's."""
+"""A real browser, and what it shows and receives on echo's page."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ CHROMIUM = Path("/usr/bin/chromium")
 QUIET = ["background-networking", "component-update", "gpu", "quic", "sync"]
 FLAGS = ["--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in QUIET)]
 
-# Before the page's own script: each event is noted as it comes, whatever the page makes of it.
+# Runs before the page's own script, and records each event as it arrives.
 NOTES = """
 window.sources = [];
 window.events = [];
@@ -34,7 +34,7 @@ window.EventSource = class extends EventSource {
 
 @contextlib.contextmanager
 def launched() -> Iterator[Browser]:
-    """Chromium as Debian has it; where it is missing the test is skipped, but not in CI."""
+    """Start Debian's Chromium. Skip the test where it is missing, but fail in CI."""
     if not CHROMIUM.exists():
         assert not os.environ.get("CI"), f"{CHROMIUM} is missing"
         pytest.skip(f"{CHROMIUM} is not installed")
@@ -48,58 +48,58 @@ def launched() -> Iterator[Browser]:
 
 @dataclass
 class Visit:
-    """A page that is looked at."""
+    """An open page."""
 
     page: Page
     requests: list[str] = field(default_factory=list)  # addresses
-    errors: list[str] = field(default_factory=list)  # of the page and on its console
+    errors: list[str] = field(default_factory=list)  # errors of the page and on its console
 
     def do(self, script: str, argument: Any = None) -> Any:
         return self.page.evaluate(script, argument)
 
     def text(self, name: str) -> str:
-        """Of the element with this id."""
+        """Return the text of the element with this id."""
         return self.page.locator(f"#{name}").inner_text()
 
     @property
     def count(self) -> int:
-        """As the page tells it."""
+        """The count of numbers that the page shows."""
         return int(self.text("count").replace(",", ""))
 
     @property
     def label(self) -> str:
-        """What the line is for those who do not see it."""
+        """The text alternative of the line chart."""
         return self.page.locator("#line").get_attribute("aria-label") or ""
 
     def numbers(self) -> list[str]:
-        """That came as events."""
+        """Return the numbers that arrived as events."""
         numbers: list[str] = self.do("events.filter(([type]) => type === 'message').map(([, data]) => data)")
         return numbers
 
     def others(self) -> list[str]:
-        """Types of the events that are no numbers."""
+        """Return the types of all other events."""
         types: list[str] = self.do("events.map(([type]) => type).filter((type) => type !== 'message')")
         return types
 
     def fetched(self) -> int:
-        """Bytes of the file that were there before the first event."""
+        """Return the offset in the file at which the events start."""
         return int(self.do("sources[0].url").rpartition("-")[2])
 
     def state_is(self, state: str, within: float = 20) -> None:
-        def told() -> bool:
+        def reached() -> bool:
             assert self.text("state") == state, f"{self.text('state')!r}: {self.text('notice')!r}"
             return True
 
-        wait_until(told, within)
+        wait_until(reached, within)
 
 
 @contextlib.contextmanager
 def visiting(browser: Browser, address: str, **context: Any) -> Iterator[Visit]:
-    """Look at a page in a context of its own, with Playwright's settings for one."""
+    """Open a page in a new context, with Playwright's settings for contexts."""
     with browser.new_context(**context) as own:
         visit = Visit(own.new_page())
         visit.page.on("request", lambda request: visit.requests.append(request.url))
-        visit.page.on("console", lambda said: visit.errors.append(said.text) if said.type == "error" else None)
+        visit.page.on("console", lambda line: visit.errors.append(line.text) if line.type == "error" else None)
         visit.page.on("pageerror", lambda error: visit.errors.append(str(error)))
         visit.page.add_init_script(NOTES)
         visit.page.goto(address)

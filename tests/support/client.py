@@ -1,8 +1,10 @@
-"""client.py SECONDS WORKERS URL...: every so many seconds GET the next URL, each time on a new connection.
+"""client.py SECONDS WORKERS URL...: GET the next URL every SECONDS, each time on a new connection.
 
-So many workers share in it, so that one slow answer holds up no other. From the first answer on it prints every
-failure, and now and then how many requests there were. It is a failure, too, when a segment's bytes are not
-those that were served of it before: by the same replica, which adds to them, or by another, which may be behind.
+The workers share the requests, so that a slow answer does not delay the next request. From the first answer on, the
+client prints every failure, and the number of requests from time to time.
+
+Different bytes of a segment are a failure, too. A replica may only append to the bytes that it served before. Another
+replica may be behind, but what it serves is the beginning of the same bytes.
 """
 
 import functools
@@ -24,15 +26,15 @@ longest: dict[str, bytes] = {}  # by segment
 requests, first, slowest = 0, 0.0, 0.0
 
 
-@functools.cache  # a Service keeps its address; a lost packet to the name server costs 5 s
+@functools.cache  # cached, because a Service keeps its address, and a lost packet to the name server costs 5 s
 def resolve(host: str | None, port: int | None) -> str:
-    """Raises OSError."""
+    """Return the address of a host. Raises OSError."""
     (_, _, _, _, (address, *_)), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return str(address)
 
 
 def ask(address: str, url: urllib.parse.SplitResult) -> None:
-    """Raises OSError, HTTPException or ValueError for what is a failure."""
+    """Send one request and check the answer. Raises OSError, HTTPException or ValueError for a failure."""
     before = dict(served)
     connection = http.client.HTTPConnection(address, url.port, timeout=2)
     try:
@@ -51,6 +53,7 @@ def ask(address: str, url: urllib.parse.SplitResult) -> None:
 
 
 def compare(key: tuple[str, str], body: bytes, before: dict[tuple[str, str], bytes]) -> None:
+    """Compare a segment with what this and other replicas served before. Raises ValueError if bytes differ."""
     replica, segment = key
     if not body.startswith(before.get(key, b"")):
         raise ValueError(f"{replica}: segment {segment} was {before[key]!r} and is {body!r}")
@@ -63,10 +66,11 @@ def compare(key: tuple[str, str], body: bytes, before: dict[tuple[str, str], byt
 
 
 def account(took: float, error: Exception | None) -> None:
+    """Count a request, and print a failure."""
     global requests, first, slowest
     with lock:
         if not requests and error:
-            return  # not there yet
+            return  # the first answer has not come yet
         first = first or time.monotonic()
         requests += 1
         slowest = max(slowest, took)
@@ -84,7 +88,7 @@ def work() -> None:
         url, start, error = urls[turn % len(urls)], time.monotonic(), None
         try:
             address = resolve(url.hostname, url.port)
-            start = time.monotonic()  # how long names take is the cluster's affair
+            start = time.monotonic()  # the time of a name lookup does not count
             ask(address, url)
         except (OSError, ValueError, http.client.HTTPException) as raised:
             error = raised

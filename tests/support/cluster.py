@@ -1,4 +1,4 @@
-"""A real Kubernetes, known by kubectl and a context alone, and namespaces that are always deleted."""
+"""A real Kubernetes cluster, used through kubectl alone, and namespaces that are always deleted."""
 
 import contextlib
 import functools
@@ -19,30 +19,30 @@ from support import ROOT, Program, free_port, running, wait_until
 
 Object = dict[str, Any]
 
-POLL = 0.2  # seconds between two questions to the cluster
+POLL = 0.2  # seconds between two requests to the cluster
 RESTRICTED: Object = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
 }
 
-SIDECARS = (1, 29)  # the first cluster that runs them by default
-KUBECTL = (1, 32)  # the port-forward of older ones stands still once a client has left a stream
+SIDECARS = (1, 29)  # the first version that runs them by default
+KUBECTL = (1, 32)  # the port-forward of older versions hangs once a client has closed a stream
 
-context = ""  # which cluster; empty: kubectl's current context
-second = ""  # another one, for a federation
-edge = ""  # the first one's address as the second one sees it; empty: that of a node
-registry = ""  # where the cluster finds the two images, with a / at its end; empty: they are on its nodes
-link = ""  # a command that cuts the link between the two, or mends it: the word is its last; empty: there is none
+context = ""  # kubectl's name of the cluster; empty: the current context
+second = ""  # kubectl's name of the second cluster of a federation; empty: there is none
+edge = ""  # the first cluster's address in the second; empty: the address of a node
+registry = ""  # the registry of the two images, ending with /; empty: the nodes have the images
+link = ""  # a command that takes `cut` or `mend`, for the link between the clusters; empty: there is none
 
 
 def command(*args: str, on: str = "") -> list[str]:
-    """Of kubectl, on this context; without, on the one chosen."""
+    """Return a kubectl command for the context `on`, or for `context`."""
     return ["kubectl", *([f"--context={on or context}"] if on or context else []), *args]
 
 
 def kubectl(*args: str, on: str = "", stdin: str = "", within: float = 60) -> str:
-    """Run a kubectl command; returns its stdout, and raises AssertionError with its stderr if it fails."""
+    """Run a kubectl command and return its stdout. Raises AssertionError with its stderr if it fails."""
     done = subprocess.run(command(*args, on=on), input=stdin, capture_output=True, text=True, timeout=within)
     assert done.returncode == 0, f"kubectl {' '.join(args)}: {done.stderr}"
     return done.stdout.strip()
@@ -50,7 +50,7 @@ def kubectl(*args: str, on: str = "", stdin: str = "", within: float = 60) -> st
 
 @functools.cache
 def problem(on: str = "") -> str:
-    """Why nothing can be deployed there, or an empty string."""
+    """Return why nothing can be deployed to a cluster, or an empty string."""
     try:
         version = json.loads(kubectl("version", "--client", "--output=json"))["clientVersion"]["gitVersion"]
         if numbers(version) < KUBECTL:
@@ -66,7 +66,7 @@ def problem(on: str = "") -> str:
 
 @functools.cache
 def sidecar_problem() -> str:
-    """Why the cluster has no native sidecars, or an empty string."""
+    """Return why the cluster cannot run native sidecars, or an empty string."""
     if reason := problem():
         return reason
     version = json.loads(kubectl("version", "--output=json"))["serverVersion"]["gitVersion"]
@@ -76,29 +76,31 @@ def sidecar_problem() -> str:
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """Major and minor version, of text as `v1.29.2`."""
+    """Return the major and minor number of a version such as `v1.29.2`."""
     return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
 
 
 def federation_problem() -> str:
-    """Why nothing can be deployed in two clusters, or an empty string."""
-    return problem() or (problem(second) if second else "no second cluster: --second-context says which")
+    """Return why nothing can be deployed to two clusters, or an empty string."""
+    return problem() or (problem(second) if second else "no second cluster: name one with --second-context")
 
 
 def link_problem() -> str:
-    """Why the link between the clusters cannot be cut, or an empty string."""
-    return federation_problem() or ("" if link else "nothing to cut the clusters' link with: --link says what")
+    """Return why the link between the clusters cannot be cut, or an empty string."""
+    return federation_problem() or (
+        "" if link else "cannot cut the link between the clusters: give a command with --link"
+    )
 
 
 def address() -> str:
-    """Of the first cluster's node ports, as the second one sees it."""
+    """Return the address at which the second cluster reaches the first one's node ports."""
     nodes = json.loads(kubectl("get", "nodes", "--output=json"))["items"]
     return edge or next(each["address"] for each in nodes[0]["status"]["addresses"] if each["type"] == "InternalIP")
 
 
 @contextlib.contextmanager
 def link_cut() -> Iterator[None]:
-    """The link between the two clusters is cut, and mended at the end."""
+    """Cut the link between the two clusters, and mend it at the end."""
 
     def make(state: str) -> None:
         subprocess.run([*shlex.split(link), state], check=True, timeout=60)
@@ -115,13 +117,13 @@ def image(program: str) -> str:
 
 
 def manifest(name: str) -> list[Object]:
-    """The objects of k8s/NAME.yaml."""
+    """Return the objects of k8s/NAME.yaml."""
     text = (ROOT / "k8s" / f"{name}.yaml").read_text().replace("image: ", f"image: {registry}")
     return [thing for thing in yaml.safe_load_all(text) if thing]
 
 
 def pod_spec(thing: Object) -> Object | None:
-    """The specification of the pods that an object is or makes."""
+    """Return the specification of a Pod, or of a Deployment's pods, or None."""
     spec: Object | None = {
         "Pod": thing.get("spec"),
         "Deployment": thing.get("spec", {}).get("template", {}).get("spec"),
@@ -130,18 +132,18 @@ def pod_spec(thing: Object) -> Object | None:
 
 
 def containers(spec: Object) -> list[Object]:
-    """The containers of a pod that run all the while: first sidecars, in `initContainers` of Kubernetes 1.29."""
+    """Return a pod's containers: first the native sidecars, which are in `initContainers`."""
     return [*spec.get("initContainers", []), *spec["containers"]]
 
 
 def statuses(pod: Object) -> list[Object]:
-    """The states of its containers, in the same order."""
+    """Return the statuses of a pod's containers, in the same order."""
     status = pod["status"]
     return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
 
 
 def with_settings(things: list[Object], settings: Mapping[str, str]) -> list[Object]:
-    """The same with environment variables set: GENERATOR_... for containers of that image, ECHO_... for echo's."""
+    """Return the objects with these variables set: GENERATOR_... in the generator's containers, ECHO_... in echo's."""
     for spec in filter(None, map(pod_spec, things)):
         for container in containers(spec):
             for name, value in settings.items():
@@ -156,7 +158,7 @@ def secret(name: str, **content: str) -> Object:
 
 
 def helper(name: str, *command: str) -> Object:
-    """A pod that runs something else in echo's image; it is gone at once when it is deleted."""
+    """Return a pod that runs a command in echo's image. It ends at once when it is deleted."""
     container = {
         "name": name,
         "image": image("echo"),
@@ -174,7 +176,7 @@ def helper(name: str, *command: str) -> Object:
 
 
 class Forward:
-    """`kubectl port-forward` to a random local port, begun anew whenever it ends: it does when a connection fails."""
+    """`kubectl port-forward` to a free local port. Restarts whenever it ends, because a failed connection ends it."""
 
     def __init__(self, space: "Namespace", target: str, port: str) -> None:
         self.local = free_port()
@@ -212,7 +214,7 @@ class Forward:
 
 
 class Namespace:
-    """A namespace of its own, and what tests ask of it."""
+    """A namespace for one test, with the operations that tests need."""
 
     def __init__(self, name: str, on: str) -> None:
         self.name = name
@@ -225,16 +227,18 @@ class Namespace:
         return kubectl(f"--namespace={self.name}", *args, on=self.on, stdin=stdin, within=within)
 
     def ask_for(self, *things: Object) -> None:
+        """Create or change objects. Do not wait."""
         self.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": things}))
 
     def apply(self, *things: Object) -> None:
-        """Ask for them, and wait until all their pods are ready."""
+        """Create or change objects, and wait until their pods are ready."""
         self.ask_for(*things)
         for thing in things:
             if pod_spec(thing):
                 self.ready(f"{thing['kind'].lower()}/{thing['metadata']['name']}")
 
     def ready(self, target: str) -> None:
+        """Wait until a pod or a deployment is ready."""
         wait = ("rollout", "status") if target.startswith("deployment/") else ("wait", "--for=condition=Ready")
         try:
             self.kubectl(*wait, target, "--timeout=90s", within=100)
@@ -242,7 +246,7 @@ class Namespace:
             raise AssertionError(f"{error}\n{self.kubectl('describe', 'pods')}") from None
 
     def settled(self, name: str, replicas: int) -> None:
-        """Wait until a deployment has so many pods, all ready, and none that still ends."""
+        """Wait until a deployment has this many pods, all ready, and no pod is ending."""
         self.ready(f"deployment/{name}")
         wait_until(lambda: len(self.pods(name, ending=True)) == len(self.pods(name)) == replicas, 60, every=POLL)
 
@@ -251,22 +255,22 @@ class Namespace:
         return found
 
     def pods(self, name: str, ending: bool = False) -> list[Object]:
-        """The pods with this name's label, without those that end unless they are asked for; the oldest is first."""
+        """Return the pods with this name in their label, oldest first. With `ending`, include ending pods."""
         items: list[Object] = self.get("pods", f"--selector=app.kubernetes.io/name={name}")["items"]
         living = [pod for pod in items if ending or "deletionTimestamp" not in pod["metadata"]]
         return sorted(living, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 
     def pod(self, name: str) -> Object:
-        """The one pod with this name's label."""
+        """Return the only pod with this name in its label."""
         (pod,) = self.pods(name)
         return pod
 
     def restarts(self, name: str) -> dict[str, int]:
-        """By container, of the one pod with this name's label."""
+        """Return the number of restarts by container, in the only pod with this name in its label."""
         return {each["name"]: each["restartCount"] for each in statuses(self.pod(name))}
 
     def restarted(self, name: str, container: str, within: float) -> None:
-        """Wait until this container runs again and is ready; and assert that it alone was begun anew, and once."""
+        """Wait until this container runs again and is ready. Assert that only it restarted, and only once."""
 
         def again() -> bool:
             status = {each["name"]: each for each in statuses(self.pod(name))}
@@ -278,20 +282,20 @@ class Namespace:
 
     @contextlib.contextmanager
     def log(self, pod: str, container: str) -> Iterator[Program]:
-        """Its log, followed."""
+        """Follow the log of a container."""
         with running(self.command("logs", "--follow", f"--container={container}", pod)) as program:
             yield program
 
     @contextlib.contextmanager
     def watch(self, kind: str, name: str) -> Iterator[Program]:
-        """Its states as they come, a line of JSON each."""
+        """Follow the states of an object, one line of JSON each."""
         with running(self.command("get", kind, name, "--watch", "--output=jsonpath={@}{'\\n'}")) as program:
-            program.said("^{")
+            program.wait_for_log("^{")
             yield program
 
     @contextlib.contextmanager
     def forward(self, target: str, port: str = "8000") -> Iterator[str]:
-        """The address by which a pod's or a service's port is reached from here."""
+        """Forward a port of a pod or service. Yields the local address."""
         forward = Forward(self, target, port)
         try:
             assert forward.ready.wait(20), f"port-forward: {forward.last}"
@@ -302,12 +306,12 @@ class Namespace:
 
 @contextlib.contextmanager
 def namespace(on: str = "") -> Iterator[Namespace]:
-    """A fresh namespace; deleted at the end with all it holds, whatever happened."""
+    """Create a namespace. At the end, delete it with all it holds, even after an error."""
     name = f"appcoup-test-{secrets.token_hex(4)}"
     try:
         kubectl("create", "namespace", name, on=on)
         space = Namespace(name, on)
-        # Pods cannot be made before: the controller gives each namespace its own.
+        # Pods need the default service account, which a controller creates later.
         wait_until(lambda: space.kubectl("get", "serviceaccount", "default"), every=POLL)
         yield space
     finally:
@@ -316,13 +320,13 @@ def namespace(on: str = "") -> Iterator[Namespace]:
 
 @contextlib.contextmanager
 def deployed(name: str, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[Namespace]:
-    """k8s/NAME.yaml in a fresh namespace, with settings for its programs, all of it ready."""
+    """Deploy k8s/NAME.yaml to a new namespace, with settings for its programs, and wait until it is ready."""
     with namespace() as space:
         space.apply(*with_settings(manifest(name), settings))
         yield space
 
 
-# A pod that sends signals to other pods' processes: from outside of a container also the first one can be stopped.
+# A pod that sends signals to other pods' processes. SIGSTOP reaches PID 1 of a container only from outside it.
 
 SEND = """
 import os, sys
@@ -340,13 +344,13 @@ os.kill(pid, number)
 
 
 class Signals:
-    """Sends signals to the first process of a container."""
+    """A pod that sends signals to the first process of a container."""
 
     def __init__(self, space: Namespace) -> None:
         self.space = space
 
     def send(self, space: Namespace, name: str, container: str, number: int) -> None:
-        """To this container of the one pod with this name's label."""
+        """Send a signal to a container of the only pod with this name in its label."""
         (status,) = [each for each in statuses(space.pod(name)) if each["name"] == container]
         id = status["containerID"].rpartition("/")[2]
         self.space.kubectl("exec", "signals", "--", "python", "-c", SEND, id, str(number))
@@ -368,42 +372,42 @@ def signals() -> Iterator[Signals]:
 
 
 class Client:
-    """A pod that asks again and again, each time on a new connection, and keeps account; see client.py."""
+    """A pod that sends requests all the time, each on a new connection, and counts failures. It runs client.py."""
 
     def __init__(self, space: Namespace) -> None:
         self.space = space
 
-    def told(self) -> list[str]:
+    def lines(self) -> list[str]:
         return self.space.kubectl("logs", "client").splitlines()
 
     def failures(self) -> list[str]:
-        return [line for line in self.told() if not line.startswith("requests: ")]
+        return [line for line in self.lines() if not line.startswith("requests: ")]
 
     def requests(self) -> int:
-        return max([int(line.split()[1]) for line in self.told() if line.startswith("requests: ")], default=0)
+        return max([int(line.split()[1]) for line in self.lines() if line.startswith("requests: ")], default=0)
 
     def account(self) -> str:
-        return [line for line in self.told() if line.startswith("requests: ")][-1]
+        return [line for line in self.lines() if line.startswith("requests: ")][-1]
 
     def rate(self) -> float:
-        """Requests a second since the first answer."""
+        """Return the requests per second since the first answer."""
         _, requests, _, seconds, *_ = self.account().split()
         return int(requests) / float(seconds)
 
-    def goes_on(self) -> None:
-        """Wait for the account of requests that are all yet to come."""
+    def wait_for_requests(self) -> None:
+        """Wait until the client has sent at least 100 more requests."""
         before = self.requests()
 
-        def gone_on() -> bool:
-            assert self.requests() >= before + 100, self.told()[-20:]
+        def enough() -> bool:
+            assert self.requests() >= before + 100, self.lines()[-20:]
             return True
 
-        wait_until(gone_on, every=POLL)
+        wait_until(enough, every=POLL)
 
 
 @contextlib.contextmanager
 def client(space: Namespace, *urls: str, every: float = 0.02, workers: int = 1) -> Iterator[Client]:
-    """One that asks for these in turn, every so many seconds; it is deleted at the end."""
+    """Run a client that requests one of these URLs every `every` seconds. Delete it at the end."""
     program = Path(__file__).with_name("client.py").read_text()
     space.apply(helper("client", "python", "-c", program, str(every), str(workers), *urls))
     try:

@@ -1,4 +1,4 @@
-"""compose.yaml as a user runs it: a project with a name and ports of its own, of which nothing is left."""
+"""Runs compose.yaml as a user does, as a project with a random name and free ports, and removes it."""
 
 import contextlib
 import functools
@@ -12,13 +12,13 @@ from support import ROOT, engine, free_port, wait_until
 from support.engine import DOCKER, Container
 
 BUILD_SECONDS = 300
-# Version 1 is a Python program with a module of this one's name.
+# Compose version 1 is a Python program, and this module's name would shadow one of its modules.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 @functools.cache
 def command() -> list[str]:
-    """Return the Compose that is installed, version 2 first; an empty list if there is none."""
+    """Return the command of the installed Compose, preferably version 2, or an empty list."""
     for words in ([DOCKER, "compose"], ["docker-compose"]):
         with contextlib.suppress(OSError):
             if subprocess.run([*words, "version"], capture_output=True, env=ENVIRONMENT).returncode == 0:
@@ -27,19 +27,19 @@ def command() -> list[str]:
 
 
 def problem() -> str:
-    """Why Compose cannot run here, or an empty string."""
+    """Return why Compose cannot run here, or an empty string."""
     return engine.problem() or ("" if command() else "no Docker Compose: install docker-compose")
 
 
 class Project:
-    """A Compose project with all services of a tree's compose.yaml."""
+    """A Compose project with all services of compose.yaml in `root`."""
 
     def __init__(self, root: Path, settings: dict[str, str]) -> None:
         self.root, self.name = root, f"appcoup-test-{secrets.token_hex(4)}"
         self.port, self.mirror_port = free_port(), free_port()
         self.environment = {
             **ENVIRONMENT,
-            # Version 1 builds by the docker client then, whose cache outlives the image.
+            # With these, version 1 builds with the docker client, whose cache outlives the image.
             "COMPOSE_DOCKER_CLI_BUILD": "1",
             "DOCKER_BUILDKIT": "1",
             "PATH": f"{Path(DOCKER).parent}:{os.environ['PATH']}",
@@ -51,7 +51,7 @@ class Project:
         }
 
     def run(self, *args: str, within: float = 60) -> str:
-        """Run a Compose command; returns its stdout, and raises AssertionError with its output if it fails."""
+        """Run a Compose command and return its stdout. Raises AssertionError with its output if it fails."""
         words = [*command(), "--project-name", self.name, *args]
         environment = self.environment
         done = subprocess.run(words, cwd=self.root, env=environment, capture_output=True, text=True, timeout=within)
@@ -68,13 +68,13 @@ class Project:
         return Container(id)
 
     def kill(self, service: str, signal: str = "KILL") -> None:
-        """Send a signal from the host, as a crash would; Docker does not restart what `docker kill` ended."""
+        """Send a signal from the host, because Docker does not restart a container after `docker kill`."""
         pid = self.container(service).state()["Pid"]
         helper = ("--pid=host", "--user=0", "--entrypoint=sh", engine.base())
         engine.docker("run", "--rm", *helper, "-c", f"kill -{signal} {pid}")
 
     def restarted(self, service: str, restarts: int = 1) -> None:
-        """Wait until the engine has started a service again so many times, and it runs."""
+        """Wait until the engine has restarted a service this many times and it runs."""
 
         def again() -> bool:
             count, running = self.inspect(service, "{{.RestartCount}} {{.State.Running}}").split()
@@ -92,7 +92,7 @@ class Project:
 
 @contextlib.contextmanager
 def project(*services: str, root: Path = ROOT, **settings: str) -> Iterator[Project]:
-    """`docker compose up` of these services; at the end all that it made is removed, whatever happened."""
+    """Run `docker compose up` for these services. At the end, remove everything it made, even after an error."""
     project = Project(root, settings)
     try:
         project.up(*services)

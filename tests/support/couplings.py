@@ -1,4 +1,4 @@
-"""How the application is launched in each coupling. A contract test gets an address and knows no more."""
+"""Launches the application in each coupling. A contract test gets only an address."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from support import ROOT, Program, cluster, compose, engine, free_port, running
 
 @contextlib.contextmanager
 def app_sh(folder: Path, port: int, interval: str) -> Iterator[Program]:
-    """./app.sh on this machine, in an environment that has everything installed."""
+    """Run ./app.sh in an environment that has all packages."""
     settings = {
         "APPCOUP_VENV": sys.prefix,
         "APPCOUP_RUN": str(folder),
@@ -26,7 +26,7 @@ def app_sh(folder: Path, port: int, interval: str) -> Iterator[Program]:
     with running([ROOT / "app.sh"], settings, folder) as app:
         try:
             yield app
-        finally:  # who kills supervisord leaves its programs behind
+        finally:  # killing supervisord would leave its programs running
             app.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 app.ended()
@@ -36,8 +36,8 @@ def app_sh(folder: Path, port: int, interval: str) -> Iterator[Program]:
 def process(folder: Path) -> Iterator[str]:
     port = free_port()
     with app_sh(folder, port, "0.1") as app:
-        app.said("echo | serving")
-        app.said("generator | writing")
+        app.wait_for_log("echo | serving")
+        app.wait_for_log("generator | writing")
         yield f"http://127.0.0.1:{port}"
         app.process.terminate()
         assert app.ended() == 0, app.output
@@ -45,12 +45,12 @@ def process(folder: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def container(folder: Path) -> Iterator[str]:
-    """The single image, with everything taken away that can be."""
+    """Run the single image, hardened."""
     with (
         engine.volume() as volume,
         engine.container(*engine.HARDENED, "--volume", f"{volume}:/data", "--env", "GENERATOR_INTERVAL=0.1") as app,
     ):
-        app.said("echo | serving", "generator | writing")
+        app.wait_for_log("echo | serving", "generator | writing")
         yield app.url
         app.signal("TERM")
         assert app.ended() == 0, app.logs()
@@ -58,13 +58,13 @@ def container(folder: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def composed(folder: Path) -> Iterator[str]:
-    """compose.yaml."""
+    """Run compose.yaml."""
     with compose.project("echo", GENERATOR_INTERVAL="0.1") as project:
         yield f"http://127.0.0.1:{project.port}"
 
 
 def kubernetes(name: str, target: str) -> Callable[[Path], contextlib.AbstractContextManager[str]]:
-    """k8s/NAME.yaml, reached at `target`."""
+    """Return a launcher that deploys k8s/NAME.yaml and forwards a port to `target`."""
 
     @contextlib.contextmanager
     def launch(folder: Path) -> Iterator[str]:
@@ -79,7 +79,7 @@ def kubernetes(name: str, target: str) -> Callable[[Path], contextlib.AbstractCo
 
 @dataclass
 class Federation:
-    """Two clusters, coupled; and with what others may be coupled to the first as the second is."""
+    """Two coupled namespaces, and the source and secrets with which another may be coupled to the first."""
 
     first: cluster.Namespace
     second: cluster.Namespace
@@ -87,7 +87,7 @@ class Federation:
     secrets: dict[str, str]
 
     def couple(self, space: cluster.Namespace, **secrets: str) -> None:
-        """What k8s/federation.yaml needs, with secrets other than the right ones."""
+        """Create what k8s/federation.yaml needs. `secrets` replace the right ones."""
         address = {"source": self.source}
         space.ask_for(
             cluster.secret("upstream", **self.secrets | secrets),
@@ -97,7 +97,7 @@ class Federation:
 
 @contextlib.contextmanager
 def federated(folder: Path) -> Iterator[Federation]:
-    """Two clusters, coupled and ready."""
+    """Couple two clusters and wait until they are ready."""
     with cluster.namespace() as first, cluster.namespace(cluster.second) as second:
         both = federate(first, second, folder, "0.1")
         for space, names in ((first, ("generator", "echo", "edge")), (second, ("echo",))):
@@ -113,7 +113,7 @@ def federation(folder: Path) -> Iterator[str]:
 
 
 def federate(first: cluster.Namespace, second: cluster.Namespace, folder: Path, interval: str) -> Federation:
-    """k8s/services.yaml and k8s/edge.yaml in one cluster, k8s/federation.yaml in another: asked for, not waited for."""
+    """Deploy k8s/services.yaml and k8s/edge.yaml in one cluster and k8s/federation.yaml in another. Do not wait."""
     token, host = secrets.token_hex(16), cluster.address()
     certificate, key = self_signed(folder, host)
     first.ask_for(
@@ -129,7 +129,7 @@ def federate(first: cluster.Namespace, second: cluster.Namespace, folder: Path, 
 
 
 def self_signed(folder: Path, host: str) -> tuple[str, str]:
-    """A certificate for this host, and its key."""
+    """Return a self-signed certificate for this host, and its key."""
     kind = "IP" if re.fullmatch(r"[0-9.]+|.*:.*", host) else "DNS"
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     command += [
@@ -147,7 +147,7 @@ def self_signed(folder: Path, host: str) -> tuple[str, str]:
 
 
 def without_node_port(things: list[cluster.Object]) -> list[cluster.Object]:
-    """The cluster chooses one, for a cluster has each only once."""
+    """Remove fixed node ports, so that the cluster chooses free ones."""
     for thing in things:
         if thing["kind"] == "Service":
             for port in thing["spec"]["ports"]:

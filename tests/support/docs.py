@@ -1,4 +1,4 @@
-"""The documents as their readers see them: commands with what they print, tables, headings, links."""
+"""Reads the documents: commands with their output, tables, headings and links."""
 
 import re
 from collections.abc import Iterator
@@ -13,21 +13,21 @@ DOCUMENTS = [
 ]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 HEADING = r"^(#+) (.*)$"
-STREAM = "5f3a9c21"  # of the examples
+STREAM = "5f3a9c21"  # the stream in the examples
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command of a `console` block, and what it prints: `...` is any text."""
+    """A command of a `console` block and its output, in which `...` stands for any text."""
 
     words: str
     prints: str
-    section: tuple[str, ...]  # the headings that it stands below, the document's own first
-    last: bool  # of its block
+    section: tuple[str, ...]  # the headings above it, the document's own first
+    last: bool  # whether it is the last of its block
 
     @property
-    def goes_on(self) -> bool:
-        """Whether it may go on when all that is shown has been printed."""
+    def keeps_running(self) -> bool:
+        """Return whether the command may still run when it has printed all the output shown."""
         return self.last and self.prints.endswith("...\n")
 
 
@@ -36,7 +36,7 @@ def name(path: Path) -> str:
 
 
 def commands(path: Path) -> Iterator[Command]:
-    """The commands of a document, in their order."""
+    """Yield the commands of a document, in order."""
     text = path.read_text()
     for match in FENCE.finditer(text):
         if match[1] == "console":
@@ -50,12 +50,12 @@ def commands(path: Path) -> Iterator[Command]:
 
 
 def prose(path: Path) -> str:
-    """A document without its code."""
+    """Return a document without its code blocks."""
     return FENCE.sub("", path.read_text())
 
 
 def section(path: Path, title: str) -> str:
-    """What stands below a heading, up to the next one of its level."""
+    """Return the text below a heading, up to the next heading of its level."""
     text = prose(path)
     heading = re.search(rf"^(#+) {re.escape(title)}\n", text, re.MULTILINE)
     assert heading, f"{name(path)} has no section {title}"
@@ -63,22 +63,22 @@ def section(path: Path, title: str) -> str:
 
 
 def rows(text: str) -> list[list[str]]:
-    """The cells of all tables in a text, without their heads."""
+    """Return the rows of all tables in a text, without header rows, as lists of cells."""
     tables = re.findall(r"^\|[-|]+\|\n((?:\|.*\n)+)", text, re.MULTILINE)
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for table in tables for line in table.splitlines()]
 
 
 def names(cell: str) -> list[str]:
-    """The words of a cell that are set as code."""
+    """Return the code spans of a cell."""
     return re.findall(r"`([^`]*)`", cell)
 
 
 def anchors(path: Path) -> set[str]:
-    """The fragments by which GitHub finds a document's headings."""
+    """Return the fragments that GitHub gives to a document's headings."""
     titles = [title for _, title in re.findall(HEADING, prose(path), re.MULTILINE)]
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def links(path: Path) -> list[str]:
-    """The targets of links and pictures that are no URLs."""
+    """Return the targets of links and images that are not URLs."""
     return [target for target in re.findall(r"\]\(([^)\s]+)\)", prose(path)) if "://" not in target]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import requests
 
-from support import Program, alike, running, wait_until
+from support import Program, assert_same_bytes, running, wait_until
 
 ANY_PORT = "127.0.0.1:0"
 EVENTS = {"Accept": "text/event-stream"}
@@ -74,7 +74,7 @@ class Echo:
 @contextlib.contextmanager
 def serving(source: Path, *flags: str, at: str = ANY_PORT) -> Iterator[Echo]:
     with running([sys.executable, "-m", "echo", "--source", source, "--listen", at, *flags]) as program:
-        yield Echo(program, int(program.said(SERVING)[1]))
+        yield Echo(program, int(program.wait_for_log(SERVING)[1]))
 
 
 @contextlib.contextmanager
@@ -162,7 +162,7 @@ class Stream:
         """Wait until exactly this has been received."""
 
         def same() -> bool:
-            alike(self.content, content)
+            assert_same_bytes(self.content, content)
             return True
 
         wait_until(same)

@@ -1,4 +1,4 @@
-"""A real Docker engine, the image as built, and containers that are always removed."""
+"""A real Docker engine, the project's images, and containers that are always removed."""
 
 import contextlib
 import functools
@@ -11,9 +11,9 @@ from pathlib import Path
 
 from support import ROOT, Program, locked, wait_until
 
-# A client with BuildKit: an older one may stand earlier on PATH than the engine's own.
+# The engine's own client, which has BuildKit. An older one may come earlier on PATH.
 DOCKER = os.environ.get("DOCKER") or ("/usr/bin/docker" if Path("/usr/bin/docker").exists() else "docker")
-POLL = 0.1  # seconds between two questions by a docker command
+POLL = 0.1  # seconds between two docker commands that ask for a state
 HARDENED = (
     *("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
     *("--user", "123456:0"),
@@ -21,14 +21,14 @@ HARDENED = (
 
 
 def docker(*args: str, within: float = 60) -> str:
-    """Run a docker command; returns its stdout, and raises AssertionError with its stderr if it fails."""
+    """Run a docker command and return its stdout. Raises AssertionError with its stderr if it fails."""
     done = subprocess.run([DOCKER, *args], capture_output=True, text=True, timeout=within)
     assert done.returncode == 0, f"docker {' '.join(args)}: {done.stderr}"
     return done.stdout.strip()
 
 
 def problem() -> str:
-    """Why no container can be run here, or an empty string."""
+    """Return why no container can run here, or an empty string."""
     try:
         docker("version", "--format", "{{.Server.Version}}")
     except (OSError, AssertionError, subprocess.TimeoutExpired):
@@ -38,7 +38,7 @@ def problem() -> str:
 
 @functools.cache
 def base() -> str:
-    """The name of the image to build on."""
+    """Return the name of the base image for builds."""
     environment = {**os.environ, "DOCKER": DOCKER}
     with locked("base"):
         done = subprocess.run([ROOT / "scripts" / "base"], capture_output=True, text=True, env=environment)
@@ -47,9 +47,9 @@ def base() -> str:
 
 
 def build(name: str, folder: Path) -> str:
-    """Build a folder's image as a user does; returns its id, for others may build one of this name meanwhile."""
+    """Build a folder's image as a user does. Return its id, because another build may take the name."""
     command = [DOCKER, "build", "--quiet", "--tag", name, "--build-arg", f"BASE={base()}", str(folder)]
-    with locked("build"):  # or each worker would build the same from the start
+    with locked("build"):  # else all workers would build the same layers at once
         built = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "DOCKER_BUILDKIT": "1"})
     assert built.returncode == 0, built.stderr
     return built.stdout.strip()
@@ -57,25 +57,25 @@ def build(name: str, folder: Path) -> str:
 
 @functools.cache
 def image() -> str:
-    """The single image."""
+    """Build the single image, and return its id."""
     return build("appcoup", ROOT)
 
 
 @functools.cache
 def part(program: str) -> str:
-    """The image of one program alone."""
+    """Build the image of one program, and return its id."""
     return build(f"appcoup-{program}:1", ROOT / program)
 
 
 class Container:
-    """A container of the image, with its published port."""
+    """A running container with a published port."""
 
     def __init__(self, id: str) -> None:
         self.id = id
 
     @functools.cached_property
     def log(self) -> Program:
-        """Its log as it grows, by one client: each start of another one costs more than the container does."""
+        """The log as it grows, read by one `docker logs`. Starting one for each read would be slow."""
         return Program([DOCKER, "logs", "--follow", "--timestamps", self.id])
 
     def close(self) -> None:
@@ -92,19 +92,19 @@ class Container:
         return state
 
     def timed_logs(self) -> list[tuple[float, str]]:
-        """Unix time and text of each line, in their order in time."""
+        """Return the Unix time and text of each line, in order of time."""
         pairs = (line.partition(" ") for line in list(self.log.lines))
         return sorted(((unix_time(time), text) for time, _, text in pairs), key=lambda pair: pair[0])
 
     def becomes(self, health: str, within: float = 20) -> None:
-        """Wait until Docker calls it `healthy` or `unhealthy`."""
+        """Wait until Docker reports this health, `healthy` or `unhealthy`."""
         wait_until(lambda: self.state()["Health"]["Status"] == health, within, every=POLL)  # type: ignore[index]
 
     def logs(self) -> str:
         return "".join(f"{text}\n" for _, text in self.timed_logs())
 
-    def said(self, *texts: str, within: float = 20) -> str:
-        """Wait until all of the texts stand in the log; returns the log."""
+    def wait_for_log(self, *texts: str, within: float = 20) -> str:
+        """Wait until the log has all of the texts. Return the log."""
 
         def found() -> str:
             log = self.logs()
@@ -117,12 +117,12 @@ class Container:
         return docker("exec", self.id, *command)
 
     def processes(self) -> dict[str, int]:
-        """PIDs by program, as `ps` in the container shows them: supervisord, generator, echo and what else there is."""
+        """Return the PIDs of all processes in the container, by program."""
         lines = [line.split(None, 1) for line in self.run("ps", "-e", "-o", "pid=,args=").splitlines()]
         return {program_name(args): int(pid) for pid, args in lines if not args.startswith("ps ")}
 
     def running(self) -> dict[str, int]:
-        """Wait until supervisord has said of both programs that they run; returns their PIDs."""
+        """Wait until supervisord has logged that both programs run. Return their PIDs."""
 
         def both() -> dict[str, int]:
             log = self.logs()
@@ -139,7 +139,7 @@ class Container:
         docker("kill", "--signal", name, self.id)
 
     def ended(self, within: float = 20) -> int:
-        """Wait for the container's end and that of its log; returns its exit status."""
+        """Wait for the end of the container and of its log. Return the exit status."""
         status = int(docker("wait", self.id, within=within))
         self.log.ended()
         return status
@@ -149,6 +149,7 @@ class Container:
 
 
 def program_name(args: str) -> str:
+    """Return the program that a command line runs, or the command line."""
     for name in ("supervisord", "generator", "echo"):
         if f"-m {name}" in args or f"bin/{name}" in args:
             return name
@@ -156,14 +157,14 @@ def program_name(args: str) -> str:
 
 
 def unix_time(stamp: str) -> float:
-    """Of Docker's RFC 3339 with nanoseconds."""
+    """Return the Unix time of one of Docker's time stamps (RFC 3339 with nanoseconds)."""
     seconds, _, fraction = stamp.rstrip("Z").partition(".")
     return datetime.fromisoformat(f"{seconds}+00:00").timestamp() + float(f"0.{fraction or 0}")
 
 
 @contextlib.contextmanager
 def container(*options: str, command: Sequence[str] = (), of: str = "") -> Iterator[Container]:
-    """`docker run -d` of the image, the single one or this; removed at the end with its volumes, whatever happened."""
+    """Start a container of the single image, or of the image `of`. At the end, remove it and its volumes."""
     app = Container(docker("run", "--detach", "--publish", "127.0.0.1::8000", *options, of or image(), *command))
     try:
         yield app

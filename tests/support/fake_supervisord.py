@@ -1,4 +1,4 @@
-"""supervisord's own process classes on fake system calls and a fake clock: its loop, without waiting."""
+"""supervisord's own process classes with fake system calls and a fake clock, so that its loop never waits."""
 
 import itertools
 from collections.abc import Callable
@@ -21,7 +21,7 @@ DEFAULTS = dict.fromkeys(ProcessConfig.req_param_names) | {
 
 
 class Clock:
-    """Wall clock and monotonic clock in one."""
+    """A fake clock, for wall time and monotonic time."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -31,7 +31,7 @@ class Clock:
 
 
 class Quiet:
-    """Stands for a logger, a poller or a receiver of signals: takes every call."""
+    """A fake logger, poller or signal receiver. Records every call."""
 
     poll: Callable[[float], tuple[list[int], list[int]]]
 
@@ -43,7 +43,7 @@ class Quiet:
 
 
 class FakeOptions:
-    """supervisord's options, of which each call to the system is recorded instead."""
+    """supervisord's options with fake system calls. Records kills and ends."""
 
     def __init__(self, clock: Clock, behave: Callable[[str, int], None]) -> None:
         self.clock, self.behave = clock, behave
@@ -82,7 +82,7 @@ class FakeOptions:
 
 
 class FakeSupervisord:
-    """`programs` has the keys of each program's section, of supervisord and the plugin."""
+    """A fake supervisord. `programs` maps each program to the keys of its section."""
 
     def __init__(self, clock: Clock, **programs: dict[str, Any]) -> None:
         self.clock, self.stopping, self.stop_groups, self.passes = clock, False, None, 0
@@ -107,12 +107,12 @@ class FakeSupervisord:
         return {each.name: each.state.value for each in self.plugin.programs()}
 
     def end(self, name: str, status: int) -> None:
-        """The process ends: with a status, or -N by signal N."""
+        """End a process with a status, or with -N for signal N."""
         self.options.ended.append((self.process(name).pid, -status if status < 0 else status << 8))
         self.plugin.again = True  # as SIGCHLD would
 
     def turn(self, until: float) -> None:
-        """One pass of supervisord's loop, in its order; its poll advances the clock."""
+        """Run one pass of supervisord's loop, in its order. Its poll advances the clock."""
         self.passes += 1
         if self.options.mood < SupervisorStates.RUNNING and not self.stopping:
             self.stopping = True
@@ -125,12 +125,13 @@ class FakeSupervisord:
             self.options.pidhistory.pop(ended[0]).finish(*ended)
 
     def run(self, seconds: float) -> None:
+        """Run passes for some seconds of the fake clock."""
         until = self.clock.now + seconds
         while self.clock.now < until or self.plugin.again:
             self.turn(until)
 
     def stop(self) -> float:
-        """Shut down; returns the seconds that it took."""
+        """Shut down. Return how many seconds it took."""
         began, self.options.mood = self.clock.now, SupervisorStates.SHUTDOWN
         while not self.stopping or any(each.process.state not in STOPPED_STATES for each in self.plugin.programs()):
             self.turn(self.clock.now + 1)

@@ -1,4 +1,4 @@
-"""A real supervisord with the pid1 plugin on this machine, started by the command `pid1`, in a folder of its own."""
+"""A real supervisord with the pid1 plugin, started by the command `pid1` in a temporary folder."""
 
 import contextlib
 import os
@@ -36,12 +36,12 @@ SLEEP = "exec sleep 1000"
 
 
 def program(name: str, script: str, *keys: str) -> str:
-    """The section of a program that is a shell script."""
+    """Return the section of a program that runs a shell script."""
     return "\n".join([f"[program:{name}]", f"command = sh -c '{script}'", *keys, ""])
 
 
 class Supervisord:
-    """Its conf is HEAD and what the test adds: first keys of the plugin, then programs."""
+    """A running supervisord. Its configuration is HEAD, then the test's keys for the plugin, then programs."""
 
     def __init__(self, folder: Path, python: str) -> None:
         self.folder, self.python = folder, python
@@ -51,7 +51,7 @@ class Supervisord:
         (self.folder / "conf").write_text(head.format(folder=self.folder) + conf)
 
     def call(self, method: str, *arguments: object) -> Any:
-        """One call of supervisord's XML-RPC."""
+        """Call a method by XML-RPC and return its result."""
         transport = SupervisorTransport(None, None, f"unix://{self.folder}/sock")
         try:
             return getattr(xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport), method)(*arguments)
@@ -65,7 +65,7 @@ class Supervisord:
         return {name: row["state"] for name, row in self.status().items()}
 
     def until(self, within: float = 20, **states: str) -> dict[str, dict[str, Any]]:
-        """Wait until the programs are in these states; returns the status of all."""
+        """Wait until the programs are in these states. Return the status of all programs."""
 
         def reached() -> dict[str, dict[str, Any]]:
             found = self.status()
@@ -75,29 +75,32 @@ class Supervisord:
         return wait_until(reached, within, 0.02)
 
     def pid(self, name: str) -> int:
-        """The PID of a program, once it runs."""
+        """Wait until a program runs, and return its PID."""
         return int(wait_until(lambda: self.call("supervisor.getProcessInfo", name)["pid"]))
 
     def control(self, *words: str) -> str:
+        """Run a supervisorctl command and return its stdout."""
         command = [self.python, "-m", "supervisor.supervisorctl", "-c", str(self.folder / "conf"), *words]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60).stdout
 
-    def said(self, *patterns: str) -> None:
+    def wait_for_log(self, *patterns: str) -> None:
+        """Wait until each pattern matches a line of the log."""
         for pattern in patterns:
-            self.process.said(pattern)
+            self.process.wait_for_log(pattern)
 
     def lines(self, name: str) -> list[str]:
-        """What a program wrote."""
+        """Return the lines that a program wrote."""
         return [line.partition(" | ")[2] for line in self.process.lines if line.startswith(f"{name} | ")]
 
     def stop(self, number: signal.Signals = signal.SIGTERM, within: float = 20) -> int:
+        """Send a signal, wait for the end and return the exit status."""
         self.process.signal(number)
         return self.process.ended(within)
 
 
 def order(run: Supervisord) -> list[str]:
-    """The programs in the order of their starts."""
+    """Return the programs in the order of their starts."""
     return [line.split("'")[1] for line in run.process.lines if "spawned: " in line]
 
 
@@ -109,7 +112,7 @@ def command(python: str, folder: Path) -> list[str]:
 def supervising(
     folder: Path, conf: str, python: str = sys.executable, env: Mapping[str, str] | None = None, head: str = HEAD
 ) -> Iterator[Supervisord]:
-    """Run it; at the end it and all that it started are killed, whatever happened."""
+    """Run supervisord. At the end, kill it and all its descendants, even after an error."""
     found = Supervisord(folder, python)
     found.write(conf, head)
     with running(command(python, folder), {**(env or {}), "PYTHONPATH": str(ROOT)}, folder) as found.process:

@@ -193,7 +193,7 @@ def serving(source: Path | str, *flags: str, before: Sequence[str] = ()) -> Iter
         "0",
     ]
     with running([*before, *command, *flags]) as program:
-        port = program.said("^serving .* on https?://.*:([0-9]+)/data$")[1]
+        port = program.wait_for_log("^serving .* on https?://.*:([0-9]+)/data$")[1]
         yield Echo(program, int(port))
 
 

@@ -1,4 +1,4 @@
-"""The fixture of the tests with a fake supervisord."""
+"""A fixture that makes fake supervisords."""
 
 import time
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from support.fake_supervisord import Clock, FakeSupervisord, Make
 
 @pytest.fixture
 def supervise(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    """Make one; its programs are the keyword arguments."""
+    """Return a function that makes a fake supervisord. Its keyword arguments are the programs."""
     clock = Clock()
     monkeypatch.setattr(time, "time", clock.time)
     made: list[FakeSupervisord] = []
@@ -26,6 +26,7 @@ def supervise(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     monkeypatch.undo()
     for each in made:
         each.plugin.output.streams.clear()
-        each.plugin.verdict, each.options.mood = "", SupervisorStates.RUNNING  # else it exits
+        # During a shutdown, close_logger would end the test process.
+        each.plugin.verdict, each.options.mood = "", SupervisorStates.RUNNING
         each.plugin.close_logger()
     events.clear()

@@ -1,4 +1,4 @@
-"""The manifests: valid on the oldest and the newest Kubernetes that is meant, and what a linter would ask for."""
+"""Tests of the manifests: valid for all supported versions of Kubernetes, and with a linter's rules."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ PODS = {name: spec for name, thing in THINGS.items() if (spec := pod_spec(thing)
 CONTAINERS = {
     f"{name}: {container['name']}": (spec, container) for name, spec in PODS.items() for container in containers(spec)
 }
-# What 1.20 serves and 1.36 still does.
+# The APIs that both 1.20 and 1.36 serve.
 SERVED = {
     "v1": {"Pod", "Service", "PersistentVolumeClaim", "ConfigMap", "Secret"},
     "apps/v1": {"Deployment"},
@@ -41,8 +41,8 @@ every_pod = pytest.mark.parametrize("spec", PODS.values(), ids=PODS.keys())
 every_container = pytest.mark.parametrize("spec, container", CONTAINERS.values(), ids=CONTAINERS.keys())
 
 
-def test_the_files_are_as_scripts_manifests_writes_them(tmp_path: Path) -> None:
-    """Run it after a change in k8s/source."""
+def test_the_files_are_those_that_scripts_manifests_writes(tmp_path: Path) -> None:
+    """After a change in k8s/source, run scripts/manifests.py."""
     subprocess.run([sys.executable, ROOT / "scripts" / "manifests.py", tmp_path], check=True)
     written, kept = (
         {path.name: path.read_text() for path in folder.glob("*.yaml")} for folder in (tmp_path, ROOT / "k8s")
@@ -51,13 +51,13 @@ def test_the_files_are_as_scripts_manifests_writes_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name, version", [(name, version) for name in FILES for version in VERSIONS[name]])
-def test_valid_by_the_schema_of(name: str, version: str) -> None:
-    """1.25 is the oldest that the package has; a native sidecar needs 1.29."""
+def test_a_file_is_valid_by_the_schema_of(name: str, version: str) -> None:
+    """1.25 is the oldest schema in the package. A native sidecar needs 1.29."""
     for thing in manifest(name):
         kubernetes_validate.validate(thing, version, strict=True)
 
 
-def test_the_sidecar_says_first_which_cluster_it_needs() -> None:
+def test_the_sidecars_first_line_says_which_version_it_needs() -> None:
     first, *_ = (ROOT / "k8s" / f"{SIDECAR}.yaml").read_text().splitlines()
     assert "Kubernetes 1.29 or newer" in first
     for thing in manifest(SIDECAR):
@@ -74,8 +74,8 @@ def test_an_older_cluster_skips_the_sidecar(monkeypatch: pytest.MonkeyPatch, ver
     assert bool(reason) == bool(problem)
 
 
-def test_the_sidecar_is_the_pod_but_for_the_order() -> None:
-    """So that nobody has to compare them."""
+def test_the_sidecar_differs_from_the_pod_only_in_order() -> None:
+    """This test compares them, so that no reader has to."""
     (pod,), (sidecar,) = (list(filter(pod_spec, manifest(name))) for name in ("pod", SIDECAR))
     (generator,) = sidecar["spec"].pop("initContainers")
     assert generator.pop("restartPolicy") == "Always"
@@ -84,7 +84,7 @@ def test_the_sidecar_is_the_pod_but_for_the_order() -> None:
 
 
 @every_thing
-def test_of_an_api_that_1_20_and_1_36_both_serve(thing: Object) -> None:
+def test_its_api_is_served_by_1_20_and_1_36(thing: Object) -> None:
     assert thing["kind"] in SERVED[thing["apiVersion"]]
 
 
@@ -92,17 +92,17 @@ def test_of_an_api_that_1_20_and_1_36_both_serve(thing: Object) -> None:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.sidecar] if name == SIDECAR else []) for name in FILES]
 )
-def test_a_real_api_server_takes_it(name: str) -> None:
-    """And knows every field: kubectl asks it for its schema."""
+def test_a_real_api_server_accepts_it(name: str) -> None:
+    """kubectl checks each field against the server's schema."""
     with cluster.namespace() as space:
         path = str(ROOT / "k8s" / f"{name}.yaml")
-        said = space.kubectl("apply", "--dry-run=server", "--validate=true", f"--filename={path}")
-        assert len(said.splitlines()) == len(manifest(name))
+        applied = space.kubectl("apply", "--dry-run=server", "--validate=true", f"--filename={path}")
+        assert len(applied.splitlines()) == len(manifest(name))
 
 
 @pytest.mark.kubernetes
 def test_a_real_api_server_refuses_an_unknown_field(tmp_path: Path) -> None:
-    """Or the test above would prove little."""
+    """Proves that the test above can fail."""
     wrong = tmp_path / "pod.yaml"
     wrong.write_text((ROOT / "k8s" / "pod.yaml").read_text().replace("failureThreshold", "failureTreshold"))
     with cluster.namespace() as space, pytest.raises(AssertionError, match="failureTreshold"):
@@ -113,20 +113,21 @@ def test_a_real_api_server_refuses_an_unknown_field(tmp_path: Path) -> None:
 
 
 @every_file
-def test_nothing_is_defined_twice_or_names_a_namespace(name: str) -> None:
+def test_no_object_is_defined_twice_or_names_a_namespace(name: str) -> None:
     things = [(thing["kind"], thing["metadata"]["name"]) for thing in manifest(name)]
     assert len(things) == len(set(things))
     assert not any("namespace" in thing["metadata"] for thing in manifest(name))
 
 
 def labelled(thing: Object) -> Iterator[Object]:
+    """Yield the metadata of an object, and of a Deployment's pods."""
     yield thing["metadata"]
     if thing["kind"] == "Deployment":
         yield thing["spec"]["template"]["metadata"]
 
 
 @every_thing
-def test_the_recommended_labels(thing: Object) -> None:
+def test_an_object_has_the_recommended_labels(thing: Object) -> None:
     for metadata in labelled(thing):
         labels = metadata["labels"]
         assert labels["app.kubernetes.io/part-of"] == "appcoup"
@@ -148,8 +149,8 @@ def test_selectors_find_pods_of_the_file_in_any_version(name: str) -> None:
 
 
 @every_file
-def test_ports_are_referred_to_by_name_and_are_there(name: str) -> None:
-    """By Services and NetworkPolicies; a policy's port to elsewhere, as that of names, is a number."""
+def test_ports_are_referred_to_by_name_and_exist(name: str) -> None:
+    """This holds for Services and for a NetworkPolicy's own ports. Ports elsewhere, such as DNS, are numbers."""
     things = manifest(name)
     names = {
         (thing["metadata"]["name"], port["name"])
@@ -168,8 +169,8 @@ def test_ports_are_referred_to_by_name_and_are_there(name: str) -> None:
 
 
 @every_thing
-def test_who_may_ask_for_names_may_on_openshift_too(thing: Object) -> None:
-    """A policy is applied there after the Service's port 53 was exchanged for that of its pods."""
+def test_a_policy_that_allows_dns_allows_openshifts_too(thing: Object) -> None:
+    """OpenShift applies a policy to the port of the DNS pods, 5353, and not to the Service's port 53."""
     if thing["kind"] == "NetworkPolicy":
         for rule in thing["spec"]["egress"]:
             asked = {(port["port"], port["protocol"]) for port in rule.get("ports", []) if "protocol" in port}
@@ -177,15 +178,15 @@ def test_who_may_ask_for_names_may_on_openshift_too(thing: Object) -> None:
 
 
 @every_container
-def test_what_there_is_is_served_however_old(spec: Object, container: Object) -> None:
-    """All replicas have one source: were they not ready without it, nobody would serve anything."""
+def test_echo_is_ready_even_if_its_numbers_are_old(spec: Object, container: Object) -> None:
+    """All replicas have one source. If its loss made them unready, no replica would serve."""
     if container["image"] == IMAGES["echo"]:
         assert {"name": "ECHO_STALE", "value": "0"} in container["env"]
 
 
 @every_file
-def test_what_is_referred_to_is_there(name: str) -> None:
-    """A scaler's Deployment, a volume's claim."""
+def test_objects_that_a_file_refers_to_are_in_it(name: str) -> None:
+    """These are an autoscaler's Deployment and a volume's claim."""
     things = manifest(name)
     there = {(thing["kind"], thing["metadata"]["name"]) for thing in things}
     for thing in things:
@@ -213,7 +214,7 @@ def test_a_pod_is_restricted(spec: Object) -> None:
 
 @every_pod
 def test_any_user_id_may_be_chosen(spec: Object) -> None:
-    """OpenShift refuses pods that ask for one outside of its range; those with a claim do: see docs/couplings.md."""
+    """OpenShift refuses ids outside its range. Pods with a claim set an fsGroup; see docs/couplings.md."""
     for context in [spec["securityContext"], *(each["securityContext"] for each in containers(spec))]:
         assert not {"runAsUser", "runAsGroup", "supplementalGroups"} & context.keys()
     claims = any("persistentVolumeClaim" in volume for volume in spec["volumes"])
@@ -221,7 +222,7 @@ def test_any_user_id_may_be_chosen(spec: Object) -> None:
 
 
 @every_pod
-def test_folders_are_bounded_and_all_in_use(spec: Object) -> None:
+def test_volumes_are_bounded_and_all_in_use(spec: Object) -> None:
     volumes = {volume["name"]: volume for volume in spec["volumes"]}
     assert all(volume["emptyDir"].get("sizeLimit") for volume in volumes.values() if "emptyDir" in volume)
     assert {mount["name"] for each in containers(spec) for mount in each["volumeMounts"]} == volumes.keys()
@@ -229,7 +230,7 @@ def test_folders_are_bounded_and_all_in_use(spec: Object) -> None:
 
 @every_pod
 def test_the_grace_period_is_enough_and_short(spec: Object) -> None:
-    """It is also what the replacement of a program that hangs takes."""
+    """A hung program is replaced only after the grace period."""
     grace = spec["terminationGracePeriodSeconds"]
     for container in containers(spec):
         command = container.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", ["sleep", "0"])
@@ -238,8 +239,8 @@ def test_the_grace_period_is_enough_and_short(spec: Object) -> None:
 
 
 @every_thing
-def test_what_is_behind_a_service_is_replaced_without_a_gap(thing: Object) -> None:
-    """The generator is not: its file has one writer."""
+def test_a_deployment_is_replaced_without_a_gap(thing: Object) -> None:
+    """The generator is the exception, because its file has one writer."""
     if thing["kind"] != "Deployment":
         return
     images = {container["image"] for container in thing["spec"]["template"]["spec"]["containers"]}
@@ -259,19 +260,19 @@ def test_a_container_is_restricted(spec: Object, container: Object) -> None:
 
 
 @every_container
-def test_an_image_with_a_tag_that_may_be_there_already(spec: Object, container: Object) -> None:
+def test_an_image_has_a_tag_and_may_be_on_the_node(spec: Object, container: Object) -> None:
     assert container["image"] in IMAGES.values()
     assert container["imagePullPolicy"] == "IfNotPresent"
 
 
 @every_container
-def test_requests_and_limits(spec: Object, container: Object) -> None:
+def test_a_container_has_requests_and_limits(spec: Object, container: Object) -> None:
     assert container["resources"]["requests"].keys() == container["resources"]["limits"].keys() == {"cpu", "memory"}
 
 
 @every_container
-def test_three_probes_of_their_own(spec: Object, container: Object) -> None:
-    """What is alive is not asked whether it is ready, or it would be replaced for what another one does not do."""
+def test_a_container_has_three_probes(spec: Object, container: Object) -> None:
+    """The liveness probe does not ask for readiness, else another program's fault would replace this one."""
     probes = {kind: container[f"{kind}Probe"] for kind in ("startup", "liveness", "readiness")}
     asked = {kind: probe.get("httpGet") or probe["exec"]["command"] for kind, probe in probes.items()}
     assert asked["startup"] == asked["liveness"] != asked["readiness"]
@@ -286,8 +287,8 @@ def test_three_probes_of_their_own(spec: Object, container: Object) -> None:
 
 
 @every_container
-def test_who_hangs_is_replaced_within_20_seconds(spec: Object, container: Object) -> None:
-    """5 s make the generator's sign of life old; echo's is asked for."""
+def test_a_hung_program_is_replaced_within_20_seconds(spec: Object, container: Object) -> None:
+    """The generator's heartbeat is old after 5 s. Echo must answer the probe."""
     probe = container["livenessProbe"]
     silent = 5 if container["image"] == IMAGES["generator"] else probe["timeoutSeconds"]
     tries = probe["periodSeconds"] * probe["failureThreshold"]

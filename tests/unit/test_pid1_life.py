@@ -1,4 +1,4 @@
-"""The life of programs under supervisord's own process classes, with a fake clock: exact times, nothing waits."""
+"""Tests of programs' states with supervisord's own process classes and a fake clock, for exact times."""
 
 import itertools
 
@@ -10,6 +10,7 @@ WEB = {"depends_on": "db:ready"}
 
 
 def starts(run: FakeSupervisord, name: str) -> int:
+    """Return how often a program was started."""
     return int(run.process(name).pid1.starts)
 
 
@@ -24,7 +25,7 @@ def test_states_from_waiting_to_ready(supervise: Make) -> None:
 
 
 @pytest.mark.parametrize("state", ["started", "ready", "exited"])
-def test_what_each_state_of_a_dependency_waits_for(supervise: Make, state: str) -> None:
+def test_a_program_waits_for_the_state_of_its_dependency(supervise: Make, state: str) -> None:
     run = supervise(db={"ready": "/nowhere/file", "startsecs": 5}, web={"depends_on": f"db:{state}"})
     run.run(6)
     assert run.states()["web"] == ("starting" if state == "started" else "waiting")
@@ -34,7 +35,7 @@ def test_what_each_state_of_a_dependency_waits_for(supervise: Make, state: str) 
     assert starts(run, "web") == 1
 
 
-def test_failed_starts_double_the_delay_to_its_cap(supervise: Make) -> None:
+def test_failed_starts_double_the_delay_up_to_its_maximum(supervise: Make) -> None:
     run = supervise(web={"startretries": -1})
     times = []
     for count in range(1, 10):
@@ -74,7 +75,7 @@ def test_a_good_run_resets_the_delay(supervise: Make) -> None:
         ({"autorestart": "unexpected", "startretries": 0}, -9, "failed"),
     ],
 )
-def test_what_a_quick_end_means(supervise: Make, keys: dict[str, object], status: int, state: str) -> None:
+def test_the_state_after_a_quick_end(supervise: Make, keys: dict[str, object], status: int, state: str) -> None:
     run = supervise(web=keys, side={})
     run.run(0)
     run.end("web", status)
@@ -83,7 +84,7 @@ def test_what_a_quick_end_means(supervise: Make, keys: dict[str, object], status
 
 
 @pytest.mark.parametrize(("status", "state"), [(0, "done"), (1, "failed")])
-def test_a_late_end_without_autorestart_is_for_good(supervise: Make, status: int, state: str) -> None:
+def test_a_late_end_without_autorestart_is_final(supervise: Make, status: int, state: str) -> None:
     run = supervise(web={"autorestart": "false"}, side={})
     run.run(5)
     run.end("web", status)
@@ -92,18 +93,21 @@ def test_a_late_end_without_autorestart_is_for_good(supervise: Make, status: int
     assert run.plugin.status == status
 
 
-def test_a_failure_fails_all_that_depend_on_it_in_turn(supervise: Make) -> None:
+def test_a_failure_fails_direct_and_indirect_dependants(supervise: Make) -> None:
     run = supervise(db={"give_up_on": "2"}, api={"depends_on": "db:ready"}, web={"depends_on": "api:ready"})
     run.run(0)
     run.end("db", 2)
     run.run(0)
     assert run.states() == {"db": "failed", "api": "failed", "web": "failed"}
     assert run.plugin.status == 2
-    said = [line for line in run.options.logger.calls if "cannot start" in line]
-    assert said == ["api cannot start: it depends on db", "web cannot start: it depends on api"]
+    logged = [line for line in run.options.logger.calls if "cannot start" in line]
+    assert logged == [
+        "cannot start api: it depends on db, which failed",
+        "cannot start web: it depends on api, which failed",
+    ]
 
 
-def test_a_wait_after_the_delay_is_no_busy_loop(supervise: Make) -> None:
+def test_waiting_after_the_delay_does_not_spin(supervise: Make) -> None:
     run = supervise(db={}, web={**WEB, "autorestart": "true"})
     run.run(3)
     run.process("db").stop()
@@ -116,7 +120,7 @@ def test_a_wait_after_the_delay_is_no_busy_loop(supervise: Make) -> None:
     assert run.passes - before <= 61
 
 
-def test_a_stopped_program_waits_no_longer(supervise: Make) -> None:
+def test_a_stopped_program_no_longer_waits(supervise: Make) -> None:
     run = supervise(db={"ready": "/nowhere/file"}, web=WEB)
     run.run(2)
     assert run.process("web").spawnerr == "waiting for db:ready"
@@ -131,10 +135,10 @@ def test_an_untested_supervisor_is_reported_once(supervise: Make, monkeypatch: p
     run = supervise(web={})
     run.run(3)
     (line,) = [line for line in run.options.logger.calls if "untested" in line]
-    assert line == "supervisor 9.9 is untested with supervisor-pid1: tested are 4.2.5 and 4.3.0"
+    assert line == "supervisor 9.9 is untested; supervisor-pid1 is tested with 4.2.5 and 4.3.0"
 
 
-def test_what_is_not_ready_in_time_is_killed_and_tried_again(supervise: Make) -> None:
+def test_a_program_not_ready_in_time_is_killed_and_retried(supervise: Make) -> None:
     run = supervise(web={"ready": "/nowhere/file", "ready_timeout": "20", "startretries": 1})
     run.run(20.1)
     assert [(round(when - 1000, 1), number) for when, _, number in run.options.killed] == [(20, 9)]
@@ -161,20 +165,20 @@ def test_a_paused_container_kills_nothing(supervise: Make) -> None:
 
 
 def test_deaf_programs_of_a_chain_share_one_deadline(supervise: Make) -> None:
-    """Each is told in its turn; all are killed at the deadline, which is the longest stopwaitsecs."""
+    """Each gets SIGTERM in its turn. All are killed at the deadline, which is the longest stopwaitsecs."""
     run = supervise(
         db={"stopwaitsecs": 9}, api={"depends_on": "db:started", "stopwaitsecs": 9}, web={"depends_on": "api:started"}
     )
     run.run(10)
     began = run.clock.now
     assert 10 <= run.stop() < 10.1
-    told = [round(when - began, 1) for when, _, number in run.options.killed if number == 15]
+    stopped = [round(when - began, 1) for when, _, number in run.options.killed if number == 15]
     killed = [round(when - began, 1) for when, _, number in run.options.killed if number == 9]
-    assert told == [0, 3.3, 6.7]
+    assert stopped == [0, 3.3, 6.7]
     assert killed == [10, 10, 10]
 
 
-def test_programs_without_order_stop_together(supervise: Make) -> None:
+def test_independent_programs_stop_together(supervise: Make) -> None:
     run = supervise(a={"stopwaitsecs": 2}, b={"stopwaitsecs": 3}, c={})
     run.run(5)
     began = run.clock.now
@@ -182,7 +186,7 @@ def test_programs_without_order_stop_together(supervise: Make) -> None:
     assert {round(when - began, 1) for when, _, number in run.options.killed if number == 15} == {0}
 
 
-def test_a_main_program_ends_all_with_its_status(supervise: Make) -> None:
+def test_a_main_programs_status_is_the_exit_status(supervise: Make) -> None:
     run = supervise(job={"main": "true", "exitcodes": [0, 4]}, side={})
     run.run(3)
     run.end("job", 4)

@@ -1,4 +1,4 @@
-"""The pure parts of pid1: settings, the graph of dependencies, the stream before stdout, checks."""
+"""Tests of pid1's parts: settings, the graph of dependencies, the output buffer and checks."""
 
 import os
 from pathlib import Path
@@ -8,11 +8,11 @@ import pytest
 from pid1.checks import FileCheck, Watch
 from pid1.launch import conf_path
 from pid1.order import stop_turns
-from pid1.output import BUFFER_BYTES, PATIENCE_SECONDS, Format, Stream
+from pid1.output import BUFFER_BYTES, NO_READER_SECONDS, Format, Stream
 from pid1.settings import PROGRAM, parse, read_env_file
 
 
-def test_turns_to_stop_are_counted_from_what_nothing_depends_on() -> None:
+def test_programs_without_dependants_stop_first() -> None:
     graph = {"db": [], "cache": [], "api": ["db", "cache"], "web": ["api", "db"], "log": []}
     assert stop_turns(graph) == {"db": 2, "cache": 2, "api": 1, "web": 0, "log": 0}
 
@@ -20,17 +20,17 @@ def test_turns_to_stop_are_counted_from_what_nothing_depends_on() -> None:
 @pytest.mark.parametrize(
     ("graph", "message"),
     [
-        ({"a": ["b"]}, "depends_on of a: there is no program b"),
-        ({"a": ["a"]}, "depends_on goes in a circle: a -> a"),
-        ({"a": ["b"], "b": ["c"], "c": ["a"]}, "depends_on goes in a circle: "),
+        ({"a": ["b"]}, "depends_on of a: unknown program b"),
+        ({"a": ["a"]}, "depends_on has a cycle: a -> a"),
+        ({"a": ["b"], "b": ["c"], "c": ["a"]}, "depends_on has a cycle: "),
     ],
 )
-def test_unknown_names_and_circles_are_refused(graph: dict[str, list[str]], message: str) -> None:
+def test_unknown_names_and_cycles_are_refused(graph: dict[str, list[str]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         stop_turns(graph)
 
 
-def test_a_dense_graph_takes_no_time() -> None:
+def test_a_dense_graph_is_sorted_at_once() -> None:
     graph = {str(number): [str(other) for other in range(number)] for number in range(50)}
     assert stop_turns(graph)["0"] == 49
 
@@ -49,7 +49,7 @@ def test_a_dense_graph_takes_no_time() -> None:
         ("give_up_on", "2,78", "2,x"),
     ],
 )
-def test_settings_name_the_key_that_is_wrong(key: str, right: str, wrong: str) -> None:
+def test_an_error_names_the_wrong_setting(key: str, right: str, wrong: str) -> None:
     assert key in parse(PROGRAM, {key: right})
     with pytest.raises(ValueError, match=f"^{key} = "):
         parse(PROGRAM, {key: wrong})
@@ -70,16 +70,17 @@ def test_the_conf_is_found_among_the_arguments(tmp_path: Path, words: list[str])
     assert conf_path([word.format(conf) for word in words]) == str(conf)
 
 
-# The stream
+# Streams
 
 
 def pipe_stream() -> tuple[int, Stream]:
+    """Return the reading end of a pipe, and a stream that writes to it."""
     reader, writer = os.pipe2(os.O_NONBLOCK)
     return reader, Stream(writer, Format(False, False))
 
 
-def test_lines_of_nobody_are_dropped_only_after_its_patience() -> None:
-    """All that was added is kept or counted, in order, and the notice stands where the lines are missing."""
+def test_lines_are_dropped_only_after_5_s_without_a_reader() -> None:
+    """Each line is kept or counted, in order. The notice is where the lines are missing."""
     reader, stream = pipe_stream()
     line, added, now = b"x" * 99 + b"\n", 0, 100.0
     stream.drain(now)
@@ -87,9 +88,9 @@ def test_lines_of_nobody_are_dropped_only_after_its_patience() -> None:
         stream.add([line])
         added += 1
         stream.drain(now)
-    stream.drain(now + PATIENCE_SECONDS - 0.1)
+    stream.drain(now + NO_READER_SECONDS - 0.1)
     assert not stream.dropping
-    stream.drain(now + PATIENCE_SECONDS)
+    stream.drain(now + NO_READER_SECONDS)
     assert stream.dropping
     stream.add([line * 1000])
     read = b""
@@ -101,13 +102,13 @@ def test_lines_of_nobody_are_dropped_only_after_its_patience() -> None:
     read += os.read(reader, 2**20)
     *kept, notice, last = read.splitlines()
     assert len(kept) == added
-    assert notice == b"supervisord | WARN dropped 1000 lines of output: nobody read for 5 s"
+    assert notice == b"supervisord | WARN dropped 1000 lines of output: no reader for 5 s"
     assert (last, stream.dropped) == (b"last", 1000)
     for fd in (reader, stream.fd):
         os.close(fd)
 
 
-def test_a_reader_that_takes_a_little_is_somebody() -> None:
+def test_a_slow_reader_loses_no_line() -> None:
     reader, stream = pipe_stream()
     stream.add([b"x\n" * BUFFER_BYTES])
     for second in range(20):
@@ -118,7 +119,7 @@ def test_a_reader_that_takes_a_little_is_somebody() -> None:
         os.close(fd)
 
 
-def test_a_reader_that_went_away_does_not_matter() -> None:
+def test_a_reader_that_closed_the_pipe_does_no_harm() -> None:
     reader, stream = pipe_stream()
     os.close(reader)
     stream.add([b"x\n"])
@@ -130,47 +131,47 @@ def test_a_reader_that_went_away_does_not_matter() -> None:
 # Checks
 
 
-def test_a_file_passes_when_it_changes_not_by_its_age(tmp_path: Path) -> None:
+def test_a_file_check_passes_on_change_not_by_age(tmp_path: Path) -> None:
     passed: list[int] = []
     path = tmp_path / "beat"
     path.touch()
     check = FileCheck(str(path), lambda *_: passed.append(1))
-    check.look()
-    assert not passed  # an earlier process left it
+    check.start()
+    assert not passed  # an earlier process left the file
     os.utime(path, (2**32, 2**32))
-    check.look()
-    check.look()
-    assert len(passed) == 1  # from the future, and only once
+    check.start()
+    check.start()
+    assert len(passed) == 1  # a time in the future counts as one change
 
 
 class Check:
-    """Passes when it is told to."""
+    """A check that never passes, and counts how often it runs."""
 
     def __init__(self) -> None:
-        self.looks = 0
+        self.starts = 0
 
-    def look(self) -> None:
-        self.looks += 1
+    def start(self) -> None:
+        self.starts += 1
 
     def reset(self) -> None:
         pass
 
 
-@pytest.mark.parametrize(("limit", "hurried", "most"), [(60, True, 90), (10, False, 5)])
-def test_a_watch_is_late_at_its_limit_exactly(limit: float, hurried: bool, most: int) -> None:
+@pytest.mark.parametrize(("limit", "eager", "most"), [(60, True, 90), (10, False, 5)])
+def test_a_watch_is_late_exactly_at_its_limit(limit: float, eager: bool, most: int) -> None:
     check = Check()
-    watch = Watch(limit, lambda passed: check, hurried)
+    watch = Watch(limit, lambda passed: check, eager)
     now = 0.0
     while not watch.late() and now < 100:
         now += watch.turn("process", now) or 1e-6
     assert now == pytest.approx(limit, abs=0.01)
-    assert 3 <= check.looks <= most
+    assert 3 <= check.starts <= most
 
 
-def test_a_watch_without_a_process_looks_at_nothing() -> None:
+def test_a_watch_without_a_process_runs_no_check() -> None:
     check = Check()
     watch = Watch(10, lambda passed: check, False)
     for now in range(100):
         assert watch.turn(None, float(now)) == 10
-    assert not check.looks
+    assert not check.starts
     assert not watch.late()
