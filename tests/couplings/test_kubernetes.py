@@ -209,7 +209,7 @@ def test_a_second_generator_says_that_the_file_has_a_writer_and_nothing_is_inter
             return str(ended["message"]).strip()
 
         said = wait_until(last_words, within=60, every=POLL)
-        assert said == f"generator: /data/data has a writer already: generator with pid 1 on host {first}"
+        assert said == f"generator: /data/data already has a writer: generator with pid 1 on host {first}"
         body = grown(url, grown(url, data(url).content))
         numbers = Numbers(0, 32767, 7)
         assert body.splitlines() == [numbers.lines(1).strip() for _ in body.splitlines()]

@@ -351,7 +351,7 @@ def test_a_second_generator_on_the_same_volume_says_who_writes() -> None:
         first.running()
         with container("--volume", f"{name}:/data") as second:
             assert second.ended() == 1
-            assert f"has a writer already: generator with pid {first.running()['generator']}" in second.logs()
+            assert f"already has a writer: generator with pid {first.running()['generator']}" in second.logs()
         assert first.running()
 
 
