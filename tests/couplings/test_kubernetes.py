@@ -383,7 +383,7 @@ def told(url: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "wrong, words",
     [
-        ("token", r"401: it wants a token, or another one: .*"),
+        ("token", r"401: the token is missing or wrong: .*"),
         ("ca.crt", r"self[- ]signed certificate.*|unable to get local issuer certificate"),
     ],
     ids=["token", "authority"],

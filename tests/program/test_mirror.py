@@ -103,7 +103,7 @@ def test_a_loop_is_refused_in_words() -> None:
     first.command = ("echo", "--source", second.url, *first.command[3:])
     with started([first, second]):
         for each in (first, second):
-            each.echo.program.said(r"is a loop: it mirrors this echo, by way of .*; trying again")
+            each.echo.program.said(r"is a loop: it mirrors this echo through .*; trying again")
             assert each.echo.get().status == 503
 
 
@@ -301,7 +301,7 @@ def test_a_token_is_shown_and_read_again_after_a_hangup(path: Path, tmp_path: Pa
         serving(path, "--token-file", str(token)) as source,
         serving(url(source), "--source-token-file", str(shown)) as mirror,
     ):
-        mirror.program.said(r"401: it wants a token, or another one: .*ECHO_SOURCE_TOKEN_FILE.*; trying again")
+        mirror.program.said(r"401: the token is missing or wrong: .*ECHO_SOURCE_TOKEN_FILE.*; trying again")
         assert (source.get().status, mirror.get().status) == (401, 503)
         shown.write_text("right\n")
         mirror.program.signal(signal.SIGHUP)
@@ -350,20 +350,20 @@ ANSWERS = {
     "page": ("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>", "names no segment"),
     "redirect": (
         "HTTP/1.1 302 Found\r\nLocation: /other\r\nContent-Length: 0\r\n\r\n",
-        "302: it is elsewhere, and redirects are not followed: give the echo's own address",
+        "302: cannot follow redirects: set --source (ECHO_SOURCE) to the echo's own address",
     ),
-    "400": ("HTTP/1.1 400 x\r\nContent-Length: 0\r\n\r\n", "400: that is no echo's /data"),
-    "no HTTP": ("220 mail.example.org ESMTP\r\n", "the connection broke off, or speaks no HTTP"),
+    "400": ("HTTP/1.1 400 x\r\nContent-Length: 0\r\n\r\n", "400: not an echo's /data"),
+    "no HTTP": ("220 mail.example.org ESMTP\r\n", "the connection was closed or is not HTTP"),
     "text": (f"{PLAIN}Content-Length: 2\r\n\r\n7\n", "names no segment"),
     "no numbers": (
         f'{PLAIN}Content-Location: /data/5f3a9c21-0\r\nETag: "5f3a9c21-0-6"\r\nContent-Length: 6\r\n\r\n12x\n5\n',
-        "its data is not numbers, one a line",
+        "the data is not one number per line",
     ),
     "endless line": (
         f"{PLAIN}Content-Location: /data/5f3a9c21-0\r\nContent-Length: 9000\r\n\r\n{'7' * 9000}",
         "a line has more than 4096 bytes",
     ),
-    "endless head": (f"{PLAIN}X: {'x' * 70_000}\r\n\r\n", "speaks no HTTP"),
+    "endless head": (f"{PLAIN}X: {'x' * 70_000}\r\n\r\n", "is not HTTP"),
 }
 
 

@@ -227,4 +227,4 @@ def test_a_mirror_behind_a_proxy_has_every_number(kind: str, tmp_path: Path) -> 
             wait_until(lambda name=name: mirror.get(name).body == echo.get(name).body)  # type: ignore[misc]
             here, there = mirror.get(name), echo.get(name)
             assert (here.status, here.fields["etag"]) == (200, there.fields["etag"])
-        assert " is no range of numbers" not in mirror.program.output
+        assert " is not a range of numbers" not in mirror.program.output

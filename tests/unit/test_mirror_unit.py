@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from echo.mirror import Link, Mirror, mirror, upstream
 from echo.mirror.copies import FINISHED_SEGMENTS, Copies, Copy, NotNumbers
-from echo.mirror.mirror import LONGEST_PAUSE, SHORTEST_PAUSE, pause
+from echo.mirror.mirror import MAX_PAUSE_SECONDS, MIN_PAUSE_SECONDS, pause
 from echo.mirror.numbers import are_numbers
 from echo.settings import Settings
 from echo.store import MAX_LINE_BYTES, DataFolder, NotReady, SegmentName
@@ -31,9 +31,9 @@ LINES = st.lists(st.integers(-(10**6), 10**6).map(lambda number: b"%d\n" % numbe
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let silence and pauses be short."""
-    monkeypatch.setattr(upstream, "SILENCE_SECONDS", 0.5)
-    monkeypatch.setattr(mirror, "WHOLE_PAUSE", 0.05)
-    monkeypatch.setattr(mirror, "LONGEST_PAUSE", 0.2)
+    monkeypatch.setattr(upstream, "READ_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(mirror, "WHOLE_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(mirror, "MAX_PAUSE_SECONDS", 0.2)
 
 
 @pytest.fixture
@@ -90,8 +90,8 @@ def test_a_pause_is_random_and_within_its_bounds(failures: int, where: float) ->
         longest[0] = high
         return low + (high - low) * where
 
-    assert SHORTEST_PAUSE <= pause(failures, chance) <= LONGEST_PAUSE
-    assert longest[0] >= min(mirror.LONGEST_PAUSE, 2 ** min(failures, 10) * SHORTEST_PAUSE)
+    assert MIN_PAUSE_SECONDS <= pause(failures, chance) <= MAX_PAUSE_SECONDS
+    assert longest[0] >= min(mirror.MAX_PAUSE_SECONDS, 2 ** min(failures, 10) * MIN_PAUSE_SECONDS)
 
 
 @given(LINES, st.integers(0, 100), st.integers(0, 100))
@@ -209,7 +209,7 @@ def test_only_what_the_source_dropped_is_missing(source: Source, log: list[str])
         with serving(source, port):
             wait_for_copy(mirror, source)
         assert copied(mirror) == {FIRST: b"1\n22\n", f"{STREAM}-7": b"4\n", f"{STREAM}-9": b"5\n"}
-    assert f"{url} does not keep segment {FIRST} any more" in log
+    assert f"{url} no longer keeps segment {FIRST}" in log
 
 
 @pytest.mark.parametrize("length", [None, "5"], ids=["no length", "length cut short"])
@@ -267,7 +267,7 @@ def test_a_source_that_is_behind_is_waited_for(source: Source, log: list[str]) -
             wait_for_copy(mirror, source)
         later = source.segments.pop(last)
         with serving(source, port):
-            wait_until(lambda: [line for line in log if f"does not have segment {last}, and is at {FIRST}" in line])
+            wait_until(lambda: [line for line in log if f"has no segment {last}, only {FIRST}" in line])
             assert os.readlink(mirror.folder).endswith("5")
             source.append(later + b"4\n", last)
             wait_for_copy(mirror, source)
@@ -277,8 +277,8 @@ def test_a_lost_end_of_an_answer_is_no_missing_segment(source: Source, log: list
     with serving(source) as url, mirroring(url) as mirror:
         wait_for_copy(mirror, source)
         source.answer = raw(b"HTTP/1.1 410 Gone\r\nContent-Le")
-        wait_until(lambda: [line for line in log if "its answer was cut short" in line])
-        assert not [line for line in log if "does not have segment" in line]
+        wait_until(lambda: [line for line in log if "the response was cut short" in line])
+        assert not [line for line in log if "has no segment" in line]
         source.answer = lambda handler: False
         source.append(b"3\n")
         wait_for_copy(mirror, source)
@@ -371,7 +371,7 @@ def test_other_numbers_under_the_same_name_are_fetched_anew(
             mirror.folder.write_bytes(b"7\n77\n")
         with mirroring(url, tmp_path) as mirror:
             wait_for_copy(mirror, source)
-    assert any("has other numbers than before" in line for line in log)
+    assert any("sent other bytes than before" in line for line in log)
 
 
 def test_a_broken_connection_brings_it_further_each_time(source: Source) -> None:
@@ -459,19 +459,19 @@ def silent(handler: Handler) -> bool:
 REFUSED: dict[str, tuple[Callable[[Handler], bool], str]] = {
     "page": (page, "names no segment"),
     "text": (text(200), "names no segment"),
-    "redirect": (text(302, b"", ("Location", "/elsewhere")), "redirects are not followed"),
-    "not found": (text(404), "404: that is no echo's /data"),
-    "bad request": (text(400), "400: that is no echo's /data"),
-    "token": (text(401), "401: it wants a token"),
+    "redirect": (text(302, b"", ("Location", "/elsewhere")), "cannot follow redirects"),
+    "not found": (text(404), "404: not an echo's /data"),
+    "bad request": (text(400), "400: not an echo's /data"),
+    "token": (text(401), "401: the token is missing or wrong"),
     "not ready": (text(503, b"no number yet\n"), "503: no number yet"),
-    "no words": (text(503, b"\x1b\x07\n"), "503: it is not ready"),
-    "no http": (raw(b"220 ready\r\n"), "the connection broke off, or speaks no HTTP"),
+    "no words": (text(503, b"\x1b\x07\n"), "503: not ready"),
+    "no http": (raw(b"220 ready\r\n"), "the connection was closed or is not HTTP"),
     "cut head": (raw(b"HTTP/1.1 206 Par"), "names no segment"),
     "silence": (silent, "does not answer"),
-    "no number": (lambda handler: live(handler, b"<html>\n"), "its data is not numbers"),
+    "no number": (lambda handler: live(handler, b"<html>\n"), "the data is not one number per line"),
     "endless line": (lambda handler: live(handler, b"7" * 70_000), "a line has more than 4096 bytes"),
-    "empty": (lambda handler: live(handler, b""), "it ends the range, and brings nothing"),
-    "another part": (lambda handler: live(handler, b"1\n", 1000), "has other numbers than before"),
+    "empty": (lambda handler: live(handler, b""), "closed the stream without sending data"),
+    "another part": (lambda handler: live(handler, b"1\n", 1000), "sent other bytes than before"),
 }
 
 
