@@ -135,7 +135,7 @@ class DataFolder:
             os.fsync(self.fd)
         with contextlib.suppress(OSError):  # the lines are written; the next call raises the error
             self._show()
-        with contextlib.suppress(OSError):  # an old state is safe: the next start skips to a new segment
+        with contextlib.suppress(OSError):  # an old state is safe: the next start accepts later lines
             self._record()
         return kept
 

@@ -78,7 +78,7 @@ class Mirror:
         self._reload.set()
 
     def close(self) -> None:
-        """Tell the thread to end, and remove a private folder."""
+        """Signal the thread to end, and remove a private folder."""
         self._stop.set()
         self._reload.set()
         self._copies.close()
@@ -98,7 +98,7 @@ class Mirror:
             self._reload.wait(pause(failures))
 
     def _follow(self, session: requests.Session) -> None:
-        """Do one request for the next bytes and copy them. Raises what `ask` raises, UpstreamError and FolderError."""
+        """Request the next bytes and copy them. Raises FolderError, NotNumbers, and the errors of `Upstream.ask`."""
         started, copy = time.monotonic(), self._copy or self._continue()
         name, start = (copy.name, copy.last_line()) if copy else (None, 0)
         try:
