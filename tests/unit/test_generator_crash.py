@@ -1,5 +1,6 @@
 """A generator killed before, in or after any system call: the next one loses and repeats nothing."""
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -112,6 +113,7 @@ class Model(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.stack = contextlib.ExitStack()
         self.place = tempfile.TemporaryDirectory()
         self.path = Path(self.place.name, "data")
         self.patch = pytest.MonkeyPatch()
@@ -127,6 +129,7 @@ class Model(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         abandon(self.folder)
+        self.stack.close()
         self.patch.undo()
         self.place.cleanup()
 
@@ -246,6 +249,8 @@ class Model(RuleBasedStateMachine):
     def back_up(self) -> None:
         self.folder.stop()
         self.backup = self.files()
+        with contextlib.suppress(FileNotFoundError):  # no restored file can get the inode of an open one
+            self.stack.enter_context(self.path.with_name("data.lock").open())
         self.begin()
 
     @precondition(lambda self: self.backup)
@@ -253,14 +258,10 @@ class Model(RuleBasedStateMachine):
     def restore(self) -> None:
         """Restore a copy in place while everything is stopped. The files get new inodes."""
         self.folder.stop()
-        other = Path(self.place.name, "other")
-        if (lock := Path(self.place.name, "data.lock")).exists():
-            lock.rename(other)  # no other file can get its inode
         for path in self.path.parent.glob("data*"):
             path.unlink()
         for name, data in self.backup.items():
             self.path.with_name(name).write_bytes(data)
-        other.unlink(missing_ok=True)
         self.begin()
 
 
