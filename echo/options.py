@@ -1,6 +1,6 @@
-"""Settings of a program, each declared once: the flag, the variable, `--help` and the table in docs/ come from that.
+"""A program's settings. One declaration of each gives its flag, its variable, `--help` and the table in docs/.
 
-The folders generator/ and echo/ hold the same copy of this module, because neither program imports the other.
+The folders generator/ and echo/ hold equal copies of this module, because neither program imports the other.
 """
 
 import os
@@ -11,14 +11,14 @@ from math import inf
 from types import SimpleNamespace
 from typing import Any, ClassVar, NoReturn, Self
 
-Converter = Callable[[str], Any]  # returns the value of a text, or raises ValueError with the reason
+Converter = Callable[[str], Any]  # from a text to its value; raises ValueError with the reason
 
-# Kubernetes sets such variables for Services whose names begin with the program's name.
+# Kubernetes sets these variables for a Service whose name begins with the program's name.
 SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT$|_PORT_\d+_(TCP|UDP|SCTP)")
 
 
 def converter(what: str, pattern: str, convert: Callable[[re.Match[str]], Any]) -> Converter:
-    """Return a converter that accepts the texts that match a pattern. It refuses infinity."""
+    """Return a converter of texts that match a pattern. It refuses infinity; `what` describes valid texts."""
 
     def checked(text: str) -> Any:
         match = re.fullmatch(pattern, text, re.IGNORECASE | re.ASCII)
@@ -36,7 +36,7 @@ boolean = converter("yes or no", "(1|true|yes|on)|0|false|no|off", lambda match:
 
 
 class Setting:
-    """The declaration of a setting. The default is text, as in a variable; without one the value is None."""
+    """The declaration of a setting. The default is a text, as in a variable, or None."""
 
     def __init__(
         self, program: str, name: str, convert: Converter, default: str | None, unit: str, meaning: str
@@ -49,12 +49,12 @@ class Setting:
 
 
 def setting(convert: Converter, default: str | None, unit: str, meaning: str) -> Any:
-    """Declare a setting: the value of a class attribute that is annotated with the type of the setting's values."""
+    """Declare a setting as a class attribute of Settings, annotated with the type of its value."""
     return convert, default, unit, meaning
 
 
 class Options(SimpleNamespace):
-    """The base of a program's Settings, which declare each setting and whose docstring begins `--help`."""
+    """The base class of a program's Settings, which declares each setting. Its docstring begins `--help`."""
 
     program: ClassVar[str]
     declared: ClassVar[list[Setting]]
@@ -65,9 +65,9 @@ class Options(SimpleNamespace):
 
     @classmethod
     def parse(cls, argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> Self:
-        """Return the settings: each from its flag, else from its variable unless that is empty, else its default.
+        """Return the settings. A flag wins over a variable, and a variable that is not empty over the default.
 
-        Ends the program with status 2 and one line on stderr if one of them is wrong.
+        Ends the program with status 2 and one line on stderr if a setting is wrong.
         """
         flags = cls.read_flags(sys.argv[1:] if argv is None else argv)
         cls.check_variables(environ)
@@ -82,7 +82,7 @@ class Options(SimpleNamespace):
 
     @classmethod
     def read_flags(cls, argv: Sequence[str]) -> dict[str, str]:
-        """Return texts by the name of the setting, from `--flag text`, `--flag=text` or, for a boolean, `--flag`."""
+        """Return a text per setting from `--flag text`, `--flag=text` or, for a boolean, `--flag`."""
         known, texts, words = {each.flag: each for each in cls.declared}, {}, list(argv)
         while words:
             word = words.pop(0)
@@ -108,7 +108,7 @@ class Options(SimpleNamespace):
         known = sorted(each.variable for each in cls.declared)
         for name in sorted(environ):
             if name.startswith(f"{cls.program.upper()}_") and name not in known and not SERVICE_LINK.search(name):
-                cls.refuse(f"unknown environment variable {name}: there is {', '.join(known)}")
+                cls.refuse(f"unknown environment variable {name}: use one of {', '.join(known)}")
 
     @classmethod
     def refuse(cls, problem: str) -> NoReturn:

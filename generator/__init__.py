@@ -1,1 +1,1 @@
-"""Appends random numbers, one a line, to a data file. Standard library only."""
+"""The generator appends random numbers, one per line, to a data file. Standard library only."""

@@ -1,4 +1,4 @@
-"""`python -m generator`: see --help."""
+"""The entry point of `python -m generator`."""
 
 import signal
 import sys
@@ -12,7 +12,7 @@ from generator.signals import SIGNALS, Signals
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return 0 when stopped or done, 1 if another generator holds the folder, 2 for settings that cannot work."""
+    """Return 0 when stopped or done, 1 if another generator writes to the folder, 2 for settings that cannot work."""
     settings = parse(argv)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     folder = DataFolder(settings.file, settings.segment_size, settings.keep, settings.fsync)

@@ -1,6 +1,6 @@
-"""The data folder as its one writer sees it: segments, and the symlink to the current one.
+"""The generator's side of the data folder: it writes segments and the symlink to the current one.
 
-Not noticed at a start: a roll-back of the whole file system, and a change before the last 64 bytes of a segment.
+A start cannot detect a roll-back of the whole file system, or a change before the last 64 bytes of a segment.
 """
 
 import contextlib
@@ -12,28 +12,28 @@ from pathlib import Path
 from generator.lock import Lock, Locked, State, Unusable, open_regular, regular
 from generator.segments import SKIP_BYTES, Segment, parse, whole
 
-TAIL_BYTES = 64  # the end of a segment, compared to notice changes by others
+TAIL_BYTES = 64  # at the end of a segment, compared to detect changes by other programs
 TRUNCATED = "was truncated"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-TEMPORARY = {errno.ENOSPC, errno.EDQUOT, errno.EIO}  # faults of a disk that may pass
+TEMPORARY = {errno.ENOSPC, errno.EDQUOT, errno.EIO}  # disk faults that may pass
 NO_SYMLINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 def boot_id() -> str:
-    """Return the id of the machine's boot, or an empty string where there is none."""
+    """Return the kernel's boot id, or an empty string if it cannot be read."""
     with contextlib.suppress(OSError):
         return BOOT_ID.read_text().strip()
     return ""
 
 
 def tail(fd: int, end: int) -> bytes:
-    """Return up to 64 bytes before the position `end`."""
+    """Return up to 64 bytes that end at the position `end`."""
     start = max(0, end - TAIL_BYTES)
     return os.pread(fd, end - start, start)
 
 
 def cut_torn_line(fd: int) -> int:
-    """Remove what stands after the last whole line; returns the number of bytes."""
+    """Remove a torn last line. Return its length in bytes."""
     end = size = os.fstat(fd).st_size
     while (block := tail(fd, end)) and not whole(block):
         end -= len(block)
@@ -44,27 +44,27 @@ def cut_torn_line(fd: int) -> int:
 
 
 def remove(path: Path) -> None:
-    """Remove a regular file or a symlink if it is there. Raises Unusable for anything else."""
+    """Remove a regular file or a symlink if it exists. Raises Unusable for anything else."""
     if regular(path, symlink=True):
         os.unlink(path)
 
 
 class DataFolder:
-    """The current segment, open or not, and the lock that makes this process the one writer.
+    """The current segment and the lock that makes this process the only writer.
 
-    All methods but `open` raise OSError; they can be tried again.
+    All methods except `open` raise OSError and can be retried.
     """
 
     def __init__(self, path: Path, segment_size: int = 0, keep: int = 2, fsync: bool = False) -> None:
         self.path, self.segment_size, self.keep, self.fsync = path, segment_size, keep, fsync
         self.lock = Lock(path.with_name(path.name + ".lock"))
         self.boot = boot_id()
-        self.started = False  # from here on the fields below hold
+        self.started = False  # the fields below are valid
         self.segment = Segment("", 0)
-        self.fd = -1  # of the segment; -1: to be opened if it has bytes, else to be created
+        self.fd = -1  # of the segment; -1 while it is not open, or not created yet
         self.size = 0
         self.tail = b""
-        self.shown = ""  # the symlink's target
+        self.shown = ""  # the target of the symlink
 
     @property
     def end(self) -> int:
@@ -76,12 +76,12 @@ class DataFolder:
         return self.path.with_name(segment.file_name(self.path.name))
 
     def open(self) -> str:
-        """Lock the folder and find where to continue. Returns what to log, or nothing.
+        """Lock the folder and find where to continue. Return a text to log, or an empty string.
 
-        Raises Locked, and Unusable where no later try could help.
+        Raises Locked, or Unusable if a retry cannot help.
         """
         if os.path.isdir(self.path):
-            raise Unusable(f"{self.path} is a directory: give a file in it, as {self.path / 'data'}")
+            raise Unusable(f"{self.path} is a directory: give a file in it, such as {self.path / 'data'}")
         if not os.path.isdir(self.path.parent):
             raise Unusable(f"directory {self.path.parent} does not exist: create it or give a file elsewhere")
         try:
@@ -90,30 +90,30 @@ class DataFolder:
         except (Locked, Unusable):
             raise
         except PermissionError as error:
-            who = f"user {os.geteuid()} with group {os.getegid()}"
-            raise Unusable(f"{error.filename} is not writable by {who}: let them, or run as its owner") from None
+            denied = f"permission denied for user {os.geteuid()}, group {os.getegid()}"
+            raise Unusable(f"cannot write {error.filename}: {denied}: change its mode or run as its owner") from None
         except OSError as error:
             if error.errno in TEMPORARY:
-                return ""  # the next try may help
+                return ""  # a retry may help
             raise Unusable(f"{error.filename or self.path}: {error.strerror}") from None
 
     def check(self) -> str:
-        """Look for what others did since the last call, and go on after it. Returns what to log, or nothing."""
+        """Repair what other programs changed since the last call. Return a text to log, or an empty string."""
         if self.lock.acquire():
             self.started = False
         if not self.started:
             return self._start()
         if damage := self._damage():
-            return self._go_on(damage)
+            return self._replace_segment(damage)
         if self.shown and not (self.path.is_symlink() and os.readlink(self.path) == self.shown):
             self.shown = ""
             return f"{self.path} was removed or replaced: restoring the symlink"
         return ""
 
     def append(self, lines: bytes) -> int:
-        """Append whole lines with one write(2); returns how many bytes of them are in the segment.
+        """Append whole lines with one write(2). Return the number of bytes written.
 
-        That is fewer than given, and still whole lines, when the disk filled up on the way; it is never none.
+        If the disk fills up, the segment receives fewer lines, all of them whole. Raises OSError if it receives none.
         """
         if self.size:
             self._show()
@@ -121,7 +121,7 @@ class DataFolder:
             self._begin(Segment(self.segment.stream, self.end))
         if self.fd < 0:
             path = self.file(self.segment)
-            remove(path)  # nobody has received a byte of it
+            remove(path)  # no reader has received a byte of this segment
             self.fd = open_regular(path, os.O_APPEND | os.O_CREAT | os.O_EXCL)
         written = os.write(self.fd, lines)
         kept = whole(lines[:written])
@@ -133,20 +133,20 @@ class DataFolder:
         self.tail = (self.tail + lines[max(0, kept - TAIL_BYTES) : kept])[-TAIL_BYTES:]
         if self.fsync:
             os.fsync(self.fd)
-        with contextlib.suppress(OSError):  # the lines are written: the next call reports it
+        with contextlib.suppress(OSError):  # the lines are written; the next call raises the error
             self._show()
-        with contextlib.suppress(OSError):  # an old state only makes the next start more careful
+        with contextlib.suppress(OSError):  # an old state is safe: the next start accepts later lines
             self._record()
         return kept
 
     def close(self) -> None:
-        """Close the segment; the next check opens it again. The lock stays."""
+        """Close the segment; the next check opens it again. Keep the lock."""
         if self.fd >= 0:
             os.close(self.fd)
         self.fd = -1
 
     def stop(self) -> None:
-        """Record a clean stop, so that the next start continues in the same segment."""
+        """Record a clean stop, so that the next start continues the same segment."""
         if self.started:
             with contextlib.suppress(OSError):
                 self._record(stopped=True)
@@ -157,16 +157,16 @@ class DataFolder:
         remove(self._symlink("probe"))
         notes = [self._resume()]
         if cut := self._continue():
-            notes.append(f"cut a torn last line of {cut} bytes off {self.file(self.segment)}")
-        self._record(sync=True)  # before a takeover: after a crash within it the stream must be known
+            notes.append(f"removed a torn last line of {cut} bytes from {self.file(self.segment)}")
+        self._record(sync=True)  # a start after a crash in `_take_over` needs the stream
         notes.append(self._take_over())
         self.started = True
         return "; ".join(filter(None, notes))
 
     def _resume(self) -> str:
-        """Begin where the state of the last writer and the segments say. Returns what to log, or nothing.
+        """Find where the last writer ended. Return a text to log, or an empty string.
 
-        Offsets that somebody may have received are never used again.
+        Offsets that a reader may have received are never used for other bytes.
         """
         state = self.lock.read()
         left = [found for found in self._segments() if state and found.stream == state.stream]
@@ -179,12 +179,12 @@ class DataFolder:
             self.size, self.tail = state.end - state.base, state.tail.encode("latin-1")
         damage = self._damage(killed=not state.stopped)
         crashed = not state.stopped and (state.boot != self.boot or not self.boot)
-        if crashed and (not damage or damage.startswith(TRUNCATED)):  # what the machine kept is good
-            return self._go_on("may have lost its end in a crash of the machine", SKIP_BYTES, keep=True)
-        return self._go_on(damage, 0 if state.stopped else SKIP_BYTES) if damage else ""
+        if crashed and (not damage or damage.startswith(TRUNCATED)):  # the rest is intact
+            return self._replace_segment("may have lost its end in a crash of the machine", SKIP_BYTES, keep=True)
+        return self._replace_segment(damage, 0 if state.stopped else SKIP_BYTES) if damage else ""
 
-    def _go_on(self, damage: str, skip: int = 0, keep: bool = False) -> str:
-        """Continue after the current segment, and behind what others appended to it. Returns what to log."""
+    def _replace_segment(self, damage: str, skip: int = 0, keep: bool = False) -> str:
+        """Begin a segment after the current one and any bytes that others appended to it. Return a text to log."""
         path = self.file(self.segment)
         found = regular(path, symlink=True)
         if not keep:
@@ -194,13 +194,13 @@ class DataFolder:
         return f"{path} {damage}: continuing in {self.file(self.segment).name}"
 
     def _take_over(self) -> str:
-        """Make segments of the files that version one left: FILE.1, then FILE. A crash in between is no harm."""
+        """Rename version one's files to segments: FILE.1, then FILE. A start after a crash continues this."""
         old = self.path.with_name(self.path.name + ".1")
         files = [] if self.path.is_symlink() else [path for path in (old, self.path) if regular(path)]
         if not files:
             return ""
         if len(files) == 2 and os.path.samefile(*files):
-            remove(files.pop(0))  # a kill within a rotation left two names of one file
+            remove(files.pop(0))  # version one was killed in a rotation: one file has two names
         for path in files:
             self._begin(Segment(self.segment.stream, self.end))
             os.rename(path, self.file(self.segment))
@@ -208,7 +208,7 @@ class DataFolder:
         for suffix in (".new", ".1.new"):
             remove(self.path.with_name(self.path.name + suffix))
         self._record(sync=True)
-        return f"made a segment of the file of version one: {self.file(self.segment).name}"
+        return f"renamed the data file of version one to {self.file(self.segment).name}"
 
     def _segments(self) -> list[Segment]:
         found = (parse(self.path.name, name) for name in os.listdir(self.path.parent))
@@ -219,7 +219,7 @@ class DataFolder:
         self.segment, self.size, self.tail = segment, 0, b""
 
     def _continue(self) -> int:
-        """Open the current segment if it exists, and cut a torn last line off it; returns the bytes cut."""
+        """Open the current segment if it exists and remove a torn last line. Return the line's length in bytes."""
         if self.fd < 0 and regular(path := self.file(self.segment)):
             self.fd = open_regular(path, os.O_APPEND)
         if self.fd < 0:
@@ -230,9 +230,9 @@ class DataFolder:
         return cut
 
     def _damage(self, killed: bool = False) -> str:
-        """Return what happened to the current segment, or an empty string.
+        """Return how the current segment was damaged, or an empty string.
 
-        A killed writer may have written more than it recorded.
+        `killed`: the writer may have written more than it recorded.
         """
         path = self.file(self.segment)
         if not (found := regular(path)):
@@ -248,19 +248,20 @@ class DataFolder:
         return "" if tail(self.fd, self.size) == self.tail else "was changed at its end"
 
     def _symlink(self, target: str) -> Path:
-        """Make a symlink under a name beside the data file; returns its path."""
+        """Make a symlink under a temporary name next to the data file. Return its path."""
         link = self.path.with_name(self.path.name + ".link")
         remove(link)
         try:
             os.symlink(target, link)
         except OSError as error:
             if error.errno in NO_SYMLINKS:
-                raise Unusable(f"{self.path.parent} cannot hold symlinks: give a file on another file system") from None
+                problem = f"cannot make symlinks in {self.path.parent}"
+                raise Unusable(f"{problem}: give a file on another file system") from None
             raise
         return link
 
     def _show(self) -> None:
-        """Point the symlink to the current segment, then remove finished ones beyond those to keep."""
+        """Point the symlink to the current segment, then remove finished segments beyond `keep`."""
         name = self.segment.file_name(self.path.name)
         if self.shown == name:
             return
@@ -273,7 +274,7 @@ class DataFolder:
             finally:
                 os.close(fd)
         self.shown = name
-        with contextlib.suppress(OSError):  # the next switch tries again
+        with contextlib.suppress(OSError):  # the next rotation retries
             finished = [segment for segment in self._segments() if segment != self.segment]
             finished.sort(key=lambda found: (found.stream == self.segment.stream, found.base), reverse=True)
             for segment in finished[self.keep :]:  # other streams first, then the oldest

@@ -1,4 +1,4 @@
-"""The lock file: one writer per folder, and the state for the next start."""
+"""The lock file: it admits one writer per folder and keeps the state for the next start."""
 
 import fcntl
 import json
@@ -7,32 +7,32 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-MODE = 0o664  # group 0 may continue the file under another user id, as OpenShift needs
-STATE_BYTES = 1024  # always overwritten as a whole, with one write within a page: a kill cannot tear it
-ORIGINAL_NS = 10**8  # a lock file that changed later than this after its state was written is a copy
+MODE = 0o664  # OpenShift restarts a pod under another user id of group 0
+STATE_BYTES = 1024  # one write within a page, so a kill cannot tear it
+ORIGINAL_NS = 10**8  # a lock file that changed this long after its state was written is a copy
 
 
 class Locked(OSError):
-    """Another process writes to this folder; the message says which."""
+    """Another process writes to this folder; the message names it."""
 
 
 class Unusable(OSError):
-    """The folder cannot be written as asked; the message says why and what to do."""
+    """The folder cannot be written with these settings; the message says why and what to do."""
 
 
 class State(NamedTuple):
-    """What the lock file keeps for the next start."""
+    """The state that the lock file keeps for the next start."""
 
     stream: str
     base: int  # of the current segment
     end: int  # the offset after the last number written
     tail: str  # the bytes before it, as Latin-1
     boot: str  # the machine's boot id
-    stopped: bool  # cleanly: nothing was written after `end`
+    stopped: bool  # the writer stopped cleanly and wrote nothing after `end`
 
 
 def regular(path: Path, symlink: bool = False) -> os.stat_result | None:
-    """Return the status of a regular file (or symlink), None if there is none. Raises Unusable for anything else."""
+    """Return the status of a regular file (or symlink), or None if the path is free. Raises Unusable otherwise."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
@@ -43,23 +43,23 @@ def regular(path: Path, symlink: bool = False) -> os.stat_result | None:
 
 
 def open_regular(path: Path, flags: int) -> int:
-    """Open a regular file; anything else at the path is never opened. Raises Unusable and other OSErrors."""
+    """Open a regular file. Raises Unusable, without opening it, for any other kind; else OSError."""
     regular(path)
     return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | flags, MODE)
 
 
 class Lock:
-    """An flock on a file of its own, because segments come and go."""
+    """An flock on a separate file, because segments are removed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.fd = -1
 
     def acquire(self) -> bool:
-        """Lock the file at the path, unless this process has locked it already. Raises Locked.
+        """Lock the file at the path unless this process holds it. Raises Locked.
 
-        Returns whether to start anew: at the first time, and after the folder was moved away, where another
-        generator may continue its stream.
+        Return whether to start over: at the first call, and after the folder was moved, because another generator
+        may continue the stream there.
         """
         found = regular(self.path)
         if self.fd >= 0 and found and os.path.samestat(found, os.fstat(self.fd)):
@@ -72,16 +72,16 @@ class Lock:
             os.close(fd)
             if not isinstance(error, BlockingIOError):
                 raise
-            raise Locked(f"{self.path.with_suffix('')} has a writer already: {holder or 'unknown'}") from None
-        anew = self.fd < 0 or os.fstat(self.fd).st_nlink > 0
+            raise Locked(f"{self.path.with_suffix('')} already has a writer: {holder or 'unknown'}") from None
+        start_over = self.fd < 0 or os.fstat(self.fd).st_nlink > 0
         self.release()
         self.fd = fd
-        return anew
+        return start_over
 
     def read(self) -> State | None:
-        """Return the state that this very file was left with; None if there is none, or the file is a copy.
+        """Return the recorded state, or None if there is none or the file is a copy.
 
-        A copy has another inode or, restored in place, a change time that no longer fits: no program can set it.
+        A copy has another inode. A copy restored in place has a later change time, which no program can set.
         """
         now = os.fstat(self.fd)
         try:
@@ -92,8 +92,8 @@ class Lock:
             return None
 
     def write(self, state: State, sync: bool) -> None:
-        """Keep the state; `sync` makes it outlive a crash of the machine."""
-        os.utime(self.fd)  # so that the file system's own clock tells the time, not this machine's
+        """Write the state; with `sync` it survives a crash of the machine."""
+        os.utime(self.fd)  # the file system's clock may differ from this machine's
         now = os.fstat(self.fd)
         kept = json.dumps({**state._asdict(), "inode": now.st_ino, "changed": now.st_ctime_ns})
         text = f"generator with pid {os.getpid()} on host {os.uname().nodename}\n{kept}"
@@ -102,7 +102,7 @@ class Lock:
             os.fsync(self.fd)
 
     def release(self) -> None:
-        """Unlock."""
+        """Unlock the file."""
         if self.fd >= 0:
             os.close(self.fd)
         self.fd = -1

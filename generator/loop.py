@@ -1,4 +1,4 @@
-"""The generator at work: one number per interval, signals in between, each fault logged once."""
+"""The generator's loop: it writes one number per interval, answers signals and logs each fault once."""
 
 import contextlib
 import os
@@ -12,10 +12,10 @@ from generator.numbers import Numbers
 from generator.settings import Settings
 from generator.signals import STOP, Signals
 
-BATCH_LINES = 16384  # per write at interval 0: some 96 KB
-RETRY_SECONDS = 1.0  # between tries while writing fails
-BEAT_SECONDS = 0.5  # between heartbeats, at least
-CHECK_SECONDS = 0.01  # between looks at the folder, at least
+BATCH_LINES = 16384  # per write at interval 0: about 96 KB
+RETRY_SECONDS = 1.0  # between attempts while writing fails
+BEAT_SECONDS = 0.5  # between heartbeats
+CHECK_SECONDS = 0.01  # at least, between checks of the folder
 
 
 def log(text: str) -> None:
@@ -31,10 +31,10 @@ def touch(path: Path) -> None:
 
 
 def next_due(previous: float, interval: float, now: float) -> float:
-    """Return the time after the one due at `previous`; seconds on one monotonic clock.
+    """Return when the number after `previous` is due, in seconds of the monotonic clock.
 
-    Times are counted from the first, so lateness does not add up. After a pause of more than
-    a whole interval (a suspended machine, a hung disk) the missed times are skipped.
+    Due times are counted from the first, so lateness does not add up. After a pause of more than one interval
+    (a suspended machine, a hung disk) the missed times are skipped.
     """
     due = previous + interval
     return due if now - due <= interval else now
@@ -50,7 +50,7 @@ class Loop:
         widest = 1 + max(len(str(settings.min)), len(str(settings.max)))
         self.batch = 1 if settings.interval else min(BATCH_LINES, (settings.segment_size or sys.maxsize) // widest)
         self.written = 0
-        self.pending = b""  # drawn, not yet in the folder
+        self.pending = b""  # generated, not yet written
         self.problem = ""
         self.verbose = False
         self.check_due = self.beat_due = 0.0
@@ -94,7 +94,7 @@ class Loop:
             log(f"wrote {', '.join(done.decode().split())}")
 
     def _wait(self, signals: Signals, due: float) -> signal.Signals | None:
-        """Wait until `due`, with heartbeats and answers to signals; returns the signal that stops the program."""
+        """Wait until `due`; meanwhile write heartbeats and answer signals. Return a signal that stops the program."""
         while True:
             self._beat()
             left = due - time.monotonic()
@@ -118,10 +118,10 @@ class Loop:
             log(f"SIGUSR2: {'logging' if self.verbose else 'no longer logging'} every number")
 
     def _beat(self) -> None:
-        """Show that the process lives. Whether it can write shows in echo's /readyz, which follows whole lines."""
+        """Show that the process is alive, also while it cannot write: echo's /readyz reports missing numbers."""
         if self.settings.heartbeat and (now := time.monotonic()) >= self.beat_due:
             self.beat_due = now + BEAT_SECONDS
-            with contextlib.suppress(OSError):  # the file's age tells
+            with contextlib.suppress(OSError):  # the file's age shows the failure
                 touch(self.settings.heartbeat)
 
     def _status(self) -> str:

@@ -5,7 +5,7 @@ from array import array
 
 
 class Numbers:
-    """Random integers from `least` to `greatest`; the same seed gives the same lines, in batches of any size."""
+    """Random integers from `least` to `greatest`. A seed determines the lines, whatever the sizes of the batches."""
 
     def __init__(self, least: int, greatest: int, seed: int | None = None) -> None:
         self.range = range(least, greatest + 1)
@@ -13,11 +13,11 @@ class Numbers:
         self.table: list[bytes] = []
 
     def lines(self, count: int) -> bytes:
-        """Return so many numbers, one a line."""
-        share, rest = divmod(2**16, len(self.range))  # share: how many 16-bit draws stand for a number
+        """Return `count` numbers, one per line."""
+        share, rest = divmod(2**16, len(self.range))  # share: the number of 16-bit values that map to one number
         if rest:
             return b"%d\n" * count % tuple(self.random.choices(self.range, k=count))
-        draws = array("H", self.random.randbytes(4 * count))[1::2]  # one 32-bit step a number, whatever the batch
+        draws = array("H", self.random.randbytes(4 * count))[1::2]  # 32 bits per number in any batch
         if count == 1:
             return b"%d\n" % self.range[draws[0] // share]
         self.table = self.table or [line for number in self.range for line in [b"%d\n" % number] * share]

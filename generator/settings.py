@@ -9,7 +9,7 @@ from generator.options import Options, boolean, converter, natural, seconds, set
 SIZE_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 MIN_SEGMENT_BYTES = 4096
 
-# At most 18 digits, because they keep a line short.
+# The limit of 18 digits keeps lines short.
 integer = converter("an integer of at most 18 digits", "-?[0-9]{1,18}", lambda match: int(match[0]))
 size = converter(
     "a size such as 65536, 64K, 64MiB or 1G",

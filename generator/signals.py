@@ -1,4 +1,4 @@
-"""Signals, received between numbers."""
+"""Signals, which the generator receives between two writes."""
 
 import os
 import select
@@ -9,9 +9,9 @@ SIGNALS = STOP | {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 
 
 class Signals:
-    """Receives signals through a pipe. Block SIGNALS before, so that none is lost during the start.
+    """A receiver of signals. The caller blocks SIGNALS first, so that none is lost during the start.
 
-    Not by sigtimedwait: after a stop and continue (SIGSTOP, a frozen cgroup) CPython returns garbage from it.
+    It uses a pipe, because CPython's sigtimedwait returns garbage after SIGSTOP and SIGCONT or a frozen cgroup.
     """
 
     def __init__(self) -> None:
@@ -23,6 +23,6 @@ class Signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def wait(self, seconds: float) -> set[signal.Signals]:
-        """Return the signals that came, each once; none if none comes in time."""
+        """Return the signals received within `seconds`, each once."""
         ready, _, _ = select.select([self.reader], [], [], max(0, seconds))
         return set(map(signal.Signals, os.read(self.reader, 65536))) if ready else set()

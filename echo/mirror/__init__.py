@@ -1,4 +1,4 @@
-"""A mirror: copies another echo's segments over HTTP into a data folder of its own, which is served like any other."""
+"""The mirror copies another echo's segments over HTTP into its own data folder, which echo serves like any other."""
 
 from echo.mirror.mirror import Link, Mirror, Status
 

@@ -1,4 +1,4 @@
-"""The mirror's data folder: copies of the source's segments under their own names, and the symlink to the current."""
+"""The mirror's data folder: copies of the source's segments under the same names, and the symlink."""
 
 import contextlib
 import errno
@@ -12,22 +12,22 @@ from echo.store import MAX_LINE_BYTES, NotReady, SegmentName
 from echo.store.names import parse_file_name
 from echo.store.segment import whole_lines
 
-FINISHED_SEGMENTS = 2  # kept, like the generator's default
+FINISHED_SEGMENTS = 2  # to keep: the same as the generator's default
 LINK = "data"
-BLOCK_BYTES = 2**22  # received at a time: the fewer turns the two threads take, the faster
+BLOCK_BYTES = 2**22  # per read: large blocks save switches between the two threads
 
 
 class NotNumbers(Exception):
-    """The source sent what is not a file of numbers."""
+    """The source sent data that is not numbers."""
 
 
 class Copy:
-    """A segment that is being copied: whole lines of numbers. Raises OSError."""
+    """The copy of a segment: whole lines of numbers. Opening and reading it raise OSError."""
 
     def __init__(self, path: Path, name: SegmentName) -> None:
         self.path, self.name = path, name
         self.size = 0  # bytes of whole lines
-        self._torn = b""  # received after them
+        self._torn = b""  # the part of a line received after them
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
         self._resume()
 
@@ -47,14 +47,14 @@ class Copy:
         return os.pread(self._fd, stop - start, start)
 
     def last_line(self) -> int:
-        """Return the position of the last line, 0 if there is none."""
+        """Return the position of the last line, or 0 if there is none."""
         start = max(0, self.size - MAX_LINE_BYTES - 1)
         return start + self.read(start, self.size - 1).rfind(b"\n") + 1 if self.size else 0
 
     def append(self, block: bytes) -> None:
-        """Write the whole lines of what was received; keep the rest for later. Raises NotNumbers and OSError."""
+        """Write the whole lines received; keep a torn line for the next call. Raises NotNumbers and OSError."""
         if not are_numbers(block):
-            raise NotNumbers("its data is not numbers, one a line")
+            raise NotNumbers("the data is not one number per line")
         received = self._torn + block
         try:
             end = whole_lines(received)
@@ -65,16 +65,16 @@ class Copy:
         self._torn = received[end:]
 
     def forget_torn(self) -> None:
-        """Forget the part of a line that a broken connection left."""
+        """Discard the torn line that a broken connection left."""
         self._torn = b""
 
     def stamp(self, modified: float) -> None:
-        """Set the time of the newest number, which was written before it came here."""
+        """Set the file's modification time to that of the newest number at the source, in Unix time."""
         with contextlib.suppress(OSError):  # the file belongs to another user
             os.utime(self._fd, (modified, modified))
 
     def _write(self, lines: memoryview) -> None:
-        """Write all of it, or leave the file as it was. Raises OSError."""
+        """Write all lines or leave the file unchanged. Raises OSError."""
         seen = os.fstat(self._fd)
         if not seen.st_nlink or seen.st_size != self.size:
             raise OSError(errno.ESTALE, f"{self.path.name} was removed or changed by another program")
@@ -88,7 +88,7 @@ class Copy:
         self.size += len(lines)
 
     def _resume(self) -> None:
-        """Continue what an earlier run left, if those are numbers."""
+        """Take in the numbers that an earlier run left; discard anything else."""
         size = 0
         while block := self.read(size, size + BLOCK_BYTES):
             if not are_numbers(block):
@@ -102,7 +102,7 @@ class Copy:
 
 
 class Copies:
-    """The folder. Raises OSError if it cannot be used, or is used by another echo."""
+    """The mirror's data folder. Raises OSError if it is not usable or another echo uses it."""
 
     def __init__(self, folder: Path | None) -> None:
         self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="echo-")
@@ -122,7 +122,7 @@ class Copies:
                 self._temporary.cleanup()
 
     def current(self) -> SegmentName | None:
-        """Return the segment that the symlink points to."""
+        """Return the segment that the symlink points to, or None."""
         try:
             found = parse_file_name(os.readlink(self.link))
         except OSError:
@@ -130,16 +130,16 @@ class Copies:
         return found[1] if found else None
 
     def open(self, name: SegmentName) -> Copy:
-        """Continue a segment, or begin it."""
+        """Open the copy of a segment; create it if it is missing."""
         return Copy(self.folder / name.file_name(LINK), name)
 
     def drop(self, copy: Copy) -> None:
-        """Remove a copy that is not what its source has."""
+        """Remove a copy that differs from the source."""
         copy.close()
         copy.path.unlink(missing_ok=True)
 
     def show(self, copy: Copy) -> None:
-        """Point the symlink to a segment, which has numbers; remove the oldest."""
+        """Point the symlink to a copy that has numbers; remove the oldest finished segments."""
         if self.current() == copy.name:
             return
         new = self.folder / f"{LINK}.link"

@@ -1,4 +1,4 @@
-"""Copies another echo's segments by live ranges, in a thread of its own."""
+"""The mirror's thread, which copies another echo's segments with live ranges (RFC 8673)."""
 
 import dataclasses
 import random
@@ -18,45 +18,44 @@ from echo.mirror.upstream import Head, SegmentGone, Upstream, UpstreamError, des
 from echo.settings import Settings
 from echo.store import SegmentName
 
-SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between two attempts
-WHOLE_PAUSE = 1.0  # seconds at least between two transfers of a whole segment, where ranges are dropped
+MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.1, 5.0  # between two attempts
+WHOLE_PAUSE_SECONDS = 1.0  # at least, between two transfers of a whole segment, where a proxy drops ranges
 
 
 class Link(Enum):
-    """How it stands with the source."""
+    """The state of the connection to the source."""
 
-    CONNECTING = "it has not answered yet"
-    FOLLOWING = "it answers, and its numbers come as they are made"
-    AWAY = "it does not answer, or not as an echo does"
+    CONNECTING = "the source has not responded yet"
+    FOLLOWING = "the source responds, and the mirror receives its numbers"
+    AWAY = "the source does not respond, or not as an echo"
 
 
 @dataclass(frozen=True)
 class Status:
-    """What the mirror's thread tells others; a new one each time something changes."""
+    """The mirror's status, for other threads; each change makes a new object."""
 
     source: str
     link: Link = Link.CONNECTING
-    via: tuple[str, ...] = ()  # what the numbers come through (RFC 9110, 7.6.3); this echo is the last
-    behind: int | None = None  # bytes; None is unknown
-    heard: float | None = None  # Unix time of the last answer or numbers
+    via: tuple[str, ...] = ()  # the path of the numbers (RFC 9110, section 7.6.3); this echo is last
+    behind: int | None = None  # bytes; None if unknown
+    heard: float | None = None  # Unix time when the source last sent anything
     problem: str | None = None
-    caught_up: bool = False  # at least once
+    caught_up: bool = False  # the mirror has had all numbers at least once
 
 
 class FolderError(Exception):
-    """The copy cannot be written; the message says why."""
+    """The mirror cannot write a copy; the message says why."""
 
 
 def pause(failures: int, chance: Callable[[float, float], float] = random.uniform) -> float:
-    """Return the seconds to wait after so many failures in a row: random, for mirrors not to come all at once."""
-    return chance(SHORTEST_PAUSE, min(LONGEST_PAUSE, SHORTEST_PAUSE * 2 ** min(failures, 10)))
+    """Return the seconds to wait after this many failures in a row. They are random, so that mirrors spread out."""
+    return chance(MIN_PAUSE_SECONDS, min(MAX_PAUSE_SECONDS, MIN_PAUSE_SECONDS * 2 ** min(failures, 10)))
 
 
 class Mirror:
-    """Fills the data folder whose symlink is `folder` from a source.
+    """A thread that copies a source into the data folder whose symlink is `folder`.
 
-    Raises OSError or ValueError if a setting is wrong. Others read `status`, and set the two events; everything else
-    belongs to the thread.
+    Raises OSError or ValueError if a setting is wrong. Other threads may only read `status` and call methods.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -65,9 +64,9 @@ class Mirror:
         self.folder = self._copies.link
         self.status = Status(self._upstream.url, via=self._upstream.via)
         self._copy: Copy | None = None
-        self._shown: Copy | None = None  # the symlink points to it
-        self._gone: SegmentName | None = None  # the source said so last
-        self._logged: str | None = None  # the problem; empty: none
+        self._shown: Copy | None = None  # the copy that the symlink points to
+        self._gone: SegmentName | None = None  # the segment that the source last reported gone
+        self._logged: str | None = None  # the last problem logged; empty after a success
         self._reload, self._stop = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
 
@@ -75,11 +74,11 @@ class Mirror:
         self._thread.start()
 
     def reload(self) -> None:
-        """Try at once, with the token and the certificates as they are now."""
+        """Reconnect now and read the token and the certificates again."""
         self._reload.set()
 
     def close(self) -> None:
-        """End the thread at its next step, and remove a private folder."""
+        """Signal the thread to end, and remove a private folder."""
         self._stop.set()
         self._reload.set()
         self._copies.close()
@@ -93,13 +92,13 @@ class Mirror:
                 try:
                     while not self._reload.is_set():
                         self._follow(session)
-                except Exception as error:  # whatever it is, what there is can still be served
+                except Exception as error:  # echo still serves the copies, whatever the error
                     self._failed(error)
             failures = failures + 1 if self.status.heard == heard else 1
             self._reload.wait(pause(failures))
 
     def _follow(self, session: requests.Session) -> None:
-        """Ask once for what comes next, and take it. Raises what goes wrong."""
+        """Request the next bytes and copy them. Raises FolderError, NotNumbers, and the errors of `Upstream.ask`."""
         started, copy = time.monotonic(), self._copy or self._continue()
         name, start = (copy.name, copy.last_line()) if copy else (None, 0)
         try:
@@ -111,7 +110,7 @@ class Mirror:
                     if not copy:
                         copy = self._begin(head.name)
                         if copy.size:
-                            return  # ask again, from where it ends
+                            return  # the next request begins where the copy ends
                     before, live = copy.size, head.live
                     if not self._take(response, head, copy):
                         return
@@ -122,14 +121,14 @@ class Mirror:
         if successor:
             self._begin(successor)
         elif before == -1:
-            raise UpstreamError("has less than this mirror: waiting for it")
+            raise UpstreamError("has fewer numbers than this mirror: waiting for it to catch up")
         elif not live:
-            self._reload.wait(max(WHOLE_PAUSE, time.monotonic() - started))
+            self._reload.wait(max(WHOLE_PAUSE_SECONDS, time.monotonic() - started))
         elif copy.size == before:
-            raise UpstreamError("it ends the range, and brings nothing")
+            raise UpstreamError("closed the stream without sending data")
 
     def _take(self, response: requests.Response, head: Head, copy: Copy) -> bool:
-        """Take a body, which begins with what there is; return whether it came to its end."""
+        """Copy a body after comparing the bytes that the copy has already. Return whether the body was complete."""
         position = head.first
         try:
             while block := response.raw.read1(BLOCK_BYTES):
@@ -137,7 +136,7 @@ class Mirror:
                 if position > copy.received or not block.startswith(known):
                     self._copies.drop(copy)
                     self._copy = None
-                    raise UpstreamError(f"has other numbers than before in segment {copy.name}: copying it anew")
+                    raise UpstreamError(f"sent other bytes than before for segment {copy.name}: copying it again")
                 position += len(block)
                 if len(known) < len(block):
                     self._append(copy, block[len(known) :] if known else block, head)
@@ -157,22 +156,22 @@ class Mirror:
         try:
             copy.append(block)
         except OSError as error:
-            self._copy = None  # to be opened anew
+            self._copy = None  # the next request opens it again
             raise self._folder_error(error) from None
         if head.modified and copy.size == head.size:
             copy.stamp(head.modified)
         self._reached()
 
     def _continue(self) -> Copy | None:
-        """Go on with what an earlier run left."""
+        """Open the copy that an earlier run left, if there is one."""
         name = self._copies.current()
         return self._begin(name) if name and name != self._gone else None
 
     def _begin(self, name: SegmentName) -> Copy:
-        """Open the copy of a segment, in which there may be something."""
+        """Open the copy of a segment, which an earlier run may have left."""
         gone, self._gone = self._gone, None
         if gone and gone.stream == name.stream and gone.base >= name.base:
-            raise UpstreamError(f"does not have segment {gone}, and is at {name}: waiting for it")
+            raise UpstreamError(f"has no segment {gone}, only {name}: waiting for it to catch up")
         try:
             copy = self._copies.open(name)
         except OSError as error:
@@ -190,10 +189,10 @@ class Mirror:
             self._shown = copy
 
     def _leave(self, successor: SegmentName | None) -> None:
-        """Go on with the next segment that the source keeps, or its current one, because it does not keep ours."""
+        """Continue with `successor`, or else the current segment, because the source removed this one."""
         gone = self._copy.name if self._copy else None
         if gone:
-            log(f"{self._upstream.url} does not keep segment {gone} any more")
+            log(f"{self._upstream.url} no longer keeps segment {gone}")
         self._close_copy()
         if successor:
             self._begin(successor)
@@ -211,7 +210,7 @@ class Mirror:
         self.status = dataclasses.replace(self.status, via=self._upstream.via, **changes)
 
     def _reached(self) -> None:
-        """Note that all is well: what goes wrong next is news."""
+        """Record a success, so that the next problem is logged."""
         if self._logged != "":
             log(f"following {self._upstream.url}")
             self._logged = ""

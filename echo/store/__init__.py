@@ -1,15 +1,15 @@
-"""The data folder as its readers see it: segments, whole lines, change notice.
+"""The reader's side of the data folder: segments, whole lines and change notification.
 
 `DataFolder(path).refresh()` returns the current `Segment`, or raises `NotReady` with the reason. A segment's bytes up
-to `size` never change, in any copy of it. A reader at a position:
+to `size` never change, in any copy of it. A reader's next step depends on its position in the segment:
 
-- below `size`: reads `lines`, or `read` for any bytes. OSError means that it can no longer be read: it is gone.
-- at `size`, and `next` is None: waits.
-- at `size`, and `next` is set: goes on at its beginning. If `gap`, numbers were lost in between.
-- beyond `size`, and `next` is set: is gone.
+- Below `size`: read with `lines`, or `read` for any bytes. OSError means that the segment is gone.
+- At `size` while `next` is None: wait.
+- At `size` when `next` is set: continue at the start of `next`. If `gap`, numbers between the two were lost.
+- Beyond `size` when `next` is set: the position is gone.
 
-The writer names the files, see `names`. A plain file at `path` is a stream of its own: it begins at 0 and gets another
-name whenever it is replaced, or seen to be shorter or to end in other bytes than before. Appending is all that is safe.
+The writer names the segments (see `names`). A plain file at `path` is a stream of its own, which begins at 0. It gets
+a new name when it is replaced, gets shorter or ends in other bytes than before, so writers may only append to it.
 """
 
 from echo.store.folder import DataFolder, Place

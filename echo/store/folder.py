@@ -1,4 +1,4 @@
-"""The data folder: which segments there are, which one is current, and where a position stands."""
+"""The data folder: its segments, the current one, and the segment of a position."""
 
 import contextlib
 import os
@@ -13,51 +13,51 @@ from pathlib import Path
 from echo.store.names import SegmentName, parse_file_name, successor
 from echo.store.segment import Damaged, NotReady, Segment, State
 
-REMOVED_SEGMENTS = 8  # removed from the folder and still readable, for those who are in them
-RELEASE_SECONDS = 5.0  # after the current segment was removed with no successor: a full disk may need its space
-SCAN_SECONDS = 1.0  # between two listings of an unchanged folder
-SETTLE_POLL_SECONDS = 0.05  # between two, while a segment is SETTLING
-MAX_LOOKS = 3  # until the segment that the symlink names is there
-KNOWN_STREAMS = 1000  # whose names are remembered
+REMOVED_SEGMENTS = 8  # kept open after their files were removed, for the readers in them
+RELEASE_SECONDS = 5.0  # close removed files after this time without a current segment, to free disk space
+SCAN_SECONDS = 1.0  # between listings of an unchanged folder
+SETTLE_POLL_SECONDS = 0.05  # between listings while a segment is SETTLING
+MAX_ATTEMPTS = 3  # to open the symlink's target, which the writer may just have removed
+KNOWN_STREAMS = 1000  # streams whose names are remembered
 
 
 class Place(Enum):
-    """Where a position stands that is in no segment."""
+    """The reason why no kept segment holds a position."""
 
-    AHEAD = auto()  # this folder has not received it yet
-    GONE = auto()  # it is in another stream, older than what is kept, or in a gap
+    AHEAD = auto()  # the folder has not received it yet
+    GONE = auto()  # it is in a removed segment, a gap or an unknown stream
 
 
 class DataFolder:
-    """The segments next to the symlink at `path`; or one of a stream of its own, if that is a plain file."""
+    """The segments next to the symlink at `path`. A plain file at `path` is the only segment of its own stream."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._path = str(path)  # os.stat takes it sooner
+        self._path = str(path)  # os.stat is faster with a string
         self.current: Segment | None = None
-        self.grown = 0  # bytes that came since the first look
+        self.grown = 0  # bytes received since the first refresh
         self.segment_changes = 0
-        self._segments: list[Segment] = []  # by stream and offset; the current one is the last
+        self._segments: list[Segment] = []  # by stream and offset; the last one is current
         self._removed: list[weakref.ref[Segment]] = []
         self._streams: deque[str] = deque(maxlen=KNOWN_STREAMS)
-        self._seen: tuple[int, int, int, int] | None = None  # what stat(2) said when all was well
+        self._seen: tuple[int, int, int, int] | None = None  # the result of stat(2) at the last successful refresh
         self._scan_due = 0.0
         self._lost_since: float | None = None
-        self._plain = False  # the current one is no segment, but a file of another writer
-        self._looked = False
+        self._plain = False  # `path` is a plain file
+        self._refreshed = False
 
     def refresh(self) -> Segment:
-        """Look at the folder, at the cost of one stat(2) while it is unchanged. Raises NotReady."""
-        for _ in range(MAX_LOOKS):
+        """Return the current segment; this costs one stat(2) while the folder is unchanged. Raises NotReady."""
+        for _ in range(MAX_ATTEMPTS):
             try:
                 return self._refresh()
-            except FileNotFoundError:  # perhaps the writer removed the segment after the symlink was read
+            except FileNotFoundError:  # the writer may have removed the segment after the symlink was read
                 pass
         self._lose()
         raise NotReady(f"{self.path} does not exist yet")
 
     def _refresh(self) -> Segment:
-        """Raises NotReady and FileNotFoundError."""
+        """Do one attempt of `refresh`. Raises NotReady and FileNotFoundError."""
         try:
             there = os.stat(self._path)
             seen = (there.st_ino, there.st_size, there.st_mtime_ns, there.st_dev)
@@ -66,7 +66,7 @@ class DataFolder:
             self._seen = None
             if not stat.S_ISREG(there.st_mode):
                 raise NotReady(f"{self.path} is not a regular file")
-            segment = self._look(there)
+            segment = self._update(there)
             self._seen = seen
             return segment
         except FileNotFoundError:
@@ -75,23 +75,23 @@ class DataFolder:
             self._lose()
             raise NotReady(f"cannot read {self.path}: {error.strerror}") from None
         finally:
-            self._looked = True
+            self._refreshed = True
 
     def segments(self) -> list[Segment]:
-        """Return the segments that are kept, the current one last."""
+        """Return the kept segments, the current one last."""
         return list(self._segments)
 
     def find(self, stream: str, base: int) -> Segment | None:
-        """Return a segment that is kept."""
+        """Return a kept segment, or None."""
         return next((segment for segment in self._segments if segment.id == (stream, base)), None)
 
     def is_gone(self, stream: str, base: int) -> bool:
-        """Whether a segment that is not kept may have been here: its stream was, and it is older than what is kept."""
+        """Whether a segment may have been removed: its stream is known, and its kept segments begin later."""
         kept = [segment.base for segment in self._segments if segment.stream == stream]
         return stream in self._streams and base < min(kept, default=base + 1)
 
     def after(self, stream: str, offset: int) -> Segment | None:
-        """Return the first segment that follows a position which is not kept, or None if none does."""
+        """Return the first readable segment after a position that is gone, or None."""
         kept = [segment for segment in self._segments if segment.is_readable]
         later = [segment for segment in kept if segment.stream == stream and segment.base > offset]
         if not later and self.current and self.current.stream != stream:
@@ -99,7 +99,7 @@ class DataFolder:
         return later[0] if later else None
 
     def locate(self, stream: str, offset: int) -> Segment | Place:
-        """Return the segment that holds a position or ends there, the later one if both."""
+        """Return the segment that holds a position or ends there; where two meet, the later one."""
         for segment in reversed(self._segments):
             if segment.stream == stream and segment.base <= offset:
                 if offset <= segment.end:
@@ -108,7 +108,7 @@ class DataFolder:
         return Place.GONE
 
     def reopen(self) -> None:
-        """Open the current segment anew at the next look; then what a damaged one has is served as it is."""
+        """Open the current segment again at the next refresh. A damaged one is then served as it is."""
         self._seen, self._scan_due = None, 0.0
         current = self.current
         if current and current.state is State.DAMAGED:
@@ -119,8 +119,8 @@ class DataFolder:
         elif current and not self._plain:
             current.close()
 
-    def _look(self, there: os.stat_result) -> Segment:
-        """Bring the segments up to date. Raises NotReady and OSError."""
+    def _update(self, there: os.stat_result) -> Segment:
+        """Update the segments and return the current one. Raises NotReady and OSError."""
         current = self.current
         if not current or not current.is_file(there) or time.monotonic() >= self._scan_due:
             current = self._scan(there)
@@ -131,14 +131,14 @@ class DataFolder:
                 raise
             current = self._scan()
             grown = current.refresh(there)
-        self.grown += grown if self._looked else 0
+        self.grown += grown if self._refreshed else 0
         self._lost_since = None
         return current
 
     def _scan(self, there: os.stat_result | None = None) -> Segment:
-        """Compare the folder with what is known of it; return the current segment.
+        """List the folder, update the segments, and return the current one.
 
-        A plain file goes on with its name if it is still the file of this status.
+        A plain file keeps its name while it is the file that `there` describes.
         """
         file, current = Path(os.path.realpath(self.path)), self.current
         link, name = parse_file_name(file.name) or ("", None)
@@ -161,18 +161,18 @@ class DataFolder:
         for segment in [*known.values(), *self._readable()]:
             if segment is not current and segment.next is None:
                 grown = segment.finish(known[successor(segment.id, names, name)])
-                self.grown += grown if self._looked else 0
-        if self._looked:
+                self.grown += grown if self._refreshed else 0
+        if self._refreshed:
             for other in added[-REMOVED_SEGMENTS:]:
                 with contextlib.suppress(OSError):
-                    known[other].open()  # before the writer removes it
+                    known[other].open()  # before the writer removes its file
         self._keep(names, known.values(), current.stream)
         settling = any(segment.state is State.SETTLING for segment in self._segments)
         self._scan_due = time.monotonic() + (SETTLE_POLL_SECONDS if settling else SCAN_SECONDS)
         return current
 
     def _keep(self, names: set[SegmentName], segments: Iterable[Segment], stream: str) -> None:
-        """Keep the segments that are in the folder or about to be finished; let go of the others."""
+        """Keep the segments that are in the folder or not finished yet; remove the others."""
         kept = []
         for segment in segments:
             if segment.id in names or segment.next is None:
@@ -187,11 +187,11 @@ class DataFolder:
         self._removed = [weakref.ref(segment) for segment in readable[-REMOVED_SEGMENTS:]]
 
     def _readable(self) -> list[Segment]:
-        """Return the removed segments that somebody is in, the oldest first."""
+        """Return the removed segments that readers still use, the oldest first."""
         return [segment for reference in self._removed if (segment := reference())]
 
     def _lose(self) -> None:
-        """Let go of removed files when there was no current segment for a while."""
+        """Close removed files once there was no current segment for RELEASE_SECONDS."""
         now = time.monotonic()
         self._lost_since = self._lost_since or now
         if now - self._lost_since >= RELEASE_SECONDS:
@@ -201,10 +201,10 @@ class DataFolder:
 
 
 def new_stream() -> SegmentName:
-    """Return a name for a plain file, which has none."""
+    """Return a new name for a plain file."""
     return SegmentName(os.urandom(4).hex(), 0)
 
 
 def is_later(name: SegmentName, current: SegmentName) -> bool:
-    """Whether a segment is being prepared, and not current yet."""
+    """Whether the writer is preparing a segment that is not current yet."""
     return name.stream == current.stream and name.base > current.base

@@ -1,4 +1,4 @@
-"""Names of segments: what their order, and who follows whom, can be told from. Pure."""
+"""The names of segments, which determine their order and successors."""
 
 import re
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ NAME = re.compile(rf"({STREAM})-(0|[1-9][0-9]{{0,15}})")
 
 
 class SegmentName(NamedTuple):
-    """A stream, and the offset in it of the segment's first byte."""
+    """The stream of a segment and the offset of its first byte in the stream."""
 
     stream: str
     base: int
@@ -19,24 +19,24 @@ class SegmentName(NamedTuple):
         return f"{self.stream}-{self.base}"
 
     def file_name(self, link: str) -> str:
-        """Return the name of its file, next to the symlink of that name."""
+        """Return the name of the segment's file; `link` is the name of the symlink next to it."""
         return f"{link}.{self.stream}.{self.base:016}"
 
 
 def parse_file_name(text: str) -> tuple[str, SegmentName] | None:
-    """Return the symlink's name and the segment's, or None if the file is no segment."""
+    """Return the names of the symlink and the segment, or None if the file is not a segment."""
     match = FILE.fullmatch(text)
     return (match[1], SegmentName(match[2], int(match[3]))) if match else None
 
 
 def parse(text: str) -> SegmentName | None:
-    """Return the name that a URL or a header spells STREAM-BASE, or None."""
+    """Return the name that a URL or header writes as STREAM-BASE, or None."""
     match = NAME.fullmatch(text)
     return SegmentName(match[1], int(match[2])) if match else None
 
 
 def successor(name: SegmentName, names: Iterable[SegmentName], current: SegmentName) -> SegmentName:
-    """Return the segment that follows: the next one of its stream, or else the first one of the current stream."""
+    """Return the segment after `name`: the next one of its stream, or else the first one of the current stream."""
     later = [other for other in names if other.stream == name.stream and other.base > name.base]
     if not later and name.stream != current.stream:
         later = [other for other in names if other.stream == current.stream]

@@ -1,4 +1,4 @@
-"""Tells when the data folder may have changed: by inotify where it works, by polling where it does not."""
+"""Notification of changes in the data folder, by inotify where it works and by polling elsewhere."""
 
 import asyncio
 import contextlib
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from inotify_simple import INotify
 
-CHECK_SECONDS = 1.0  # between looks while inotify is trusted
-POLL_SECONDS = 0.05  # between looks while it is not
-PAUSE_SECONDS = 0.002  # between two looks at a file that is written to all the time
-TRUSTED_MISSES = 2  # changes in a row that inotify did not report, after which it is not trusted
+CHECK_SECONDS = 1.0  # between checks while inotify is trusted
+POLL_SECONDS = 0.05  # between checks while it is not
+PAUSE_SECONDS = 0.002  # at least, between two refreshes for a file that changes all the time
+TRUSTED_MISSES = 2  # inotify is not trusted after this many unreported changes in a row
 
 # Masks of inotify(7).
 ATTRIB, IGNORED = 0x4, 0x8000
@@ -22,17 +22,17 @@ NAMES = 0x80 | 0x100  # MOVED_TO, CREATE
 
 
 def open_inotify() -> "INotify":
-    """Raises OSError if this user has no more instances, AttributeError if there is no inotify at all."""
-    from inotify_simple import INotify  # here, because its import takes a tenth of echo's start
+    """Open inotify. Raises OSError at the limit of instances per user, AttributeError where inotify is missing."""
+    from inotify_simple import INotify  # imported here because it takes a tenth of echo's start
 
     return INotify(nonblocking=True)
 
 
 class Notifier:
-    """Calls `refresh` when the symlink or the segment behind it may have changed; that returns whether it had.
+    """A notifier that calls `refresh`, which returns whether the symlink or its segment changed, after each change.
 
-    On network file systems inotify reports only this machine's own writes, if any. Nothing says so beforehand, so
-    the notifier finds out: looking once a second finds changes that were not reported.
+    On network file systems inotify reports only writes from this machine, if any, and nothing announces that. The
+    notifier therefore checks once a second and polls if it finds changes that inotify did not report.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,10 +45,11 @@ class Notifier:
 
     @property
     def how(self) -> str:
+        """The method in use: `inotify` or `polling`."""
         return "inotify" if self._inotify and self._missed < TRUSTED_MISSES else "polling"
 
     async def run(self, refresh: Callable[[], bool]) -> None:
-        """Run until cancelled."""
+        """Call `refresh` after each change until cancelled."""
         self._call = refresh
         loop = asyncio.get_running_loop()
         try:
@@ -69,24 +70,24 @@ class Notifier:
                 self._inotify.close()
 
     def _watch(self) -> None:
-        """Watch the folder for another file of this name, and the file that has it now."""
+        """Watch the folder for a new symlink, and the current segment for changes."""
         if not self._inotify:
             return
         try:
             self._inotify.add_watch(self.path.parent, NAMES)
             file = self._inotify.add_watch(os.path.realpath(self.path), CONTENT)
-        except OSError:  # not there, or no more watches for this user
+        except OSError:  # the file is missing, or the user has too many watches
             return
         before, self._file = self._file, file
         if before not in (-1, file):
-            with contextlib.suppress(OSError):  # went with its file
+            with contextlib.suppress(OSError):  # the kernel removed the watch together with its file
                 self._inotify.rm_watch(before)
 
     def _check(self) -> None:
-        """Refresh, and see whether inotify reported what there was to see."""
+        """Refresh, and count a change that inotify did not report."""
         reported = self._read() or self._due
         if self._refresh() and not reported:
-            if self._read():  # it did, or something came since
+            if self._read():  # the report came late, or another change followed
                 self._schedule()
             else:
                 self._missed += 1
@@ -96,7 +97,7 @@ class Notifier:
             self._schedule()
 
     def _schedule(self) -> None:
-        """Refresh at once, but not all the time."""
+        """Refresh at once, or PAUSE_SECONDS after the last refresh."""
         loop = asyncio.get_running_loop()
         if loop.time() >= self._refreshed + PAUSE_SECONDS:
             self._refresh()
@@ -104,10 +105,10 @@ class Notifier:
             self._due = loop.call_at(self._refreshed + PAUSE_SECONDS, self._refresh)
 
     def _read(self) -> bool:
-        """Whether inotify reports something of the symlink or the segment."""
+        """Whether inotify reports a change of the symlink or the segment."""
         if not self._inotify:
             return False
-        # It may report the folder's other files where it does not report this one.
+        # Events for other files in the folder do not prove that inotify reports this one.
         events = [event for event in self._inotify.read(timeout=0) if event.name in ("", self.path.name)]
         if events:
             self._missed = 0

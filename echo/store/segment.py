@@ -1,4 +1,4 @@
-"""A segment of the data folder: whole lines that never change, read by position."""
+"""A segment of the data folder: immutable whole lines, read by position."""
 
 import errno
 import os
@@ -9,50 +9,50 @@ from pathlib import Path
 
 from echo.store.names import SegmentName
 
-MAX_LINE_BYTES = 4096  # with the line end
-CACHE_BYTES = 2**20  # a current segment up to this size is kept in memory, which is ten times as fast
-BLOCK_BYTES = 2**16  # read at a time from the end, to find lines
-COMPARED_BYTES = 64  # at the end of what is known, to notice that the file was changed
-SETTLE_SECONDS = 3.0  # FUSE and network file systems show the last bytes this much later
+MAX_LINE_BYTES = 4096  # including the line end
+CACHE_BYTES = 2**20  # a smaller current segment is kept in memory, which is ten times as fast
+BLOCK_BYTES = 2**16  # per read when searching lines from the end
+COMPARED_BYTES = 64  # before `size`, to detect that the file was changed
+SETTLE_SECONDS = 3.0  # FUSE and network file systems show the last bytes up to this much later
 
 
 class NotReady(Exception):
-    """There is nothing to serve yet, or no longer; the message says why."""
+    """The folder has no segment to serve; the message says why."""
 
 
 class Damaged(NotReady):
-    """The file has no longer the bytes that were served."""
+    """The file no longer holds the bytes that were served."""
 
 
 class State(Enum):
-    """What becomes of a segment, in this order; DAMAGED and CLOSED ones can become CURRENT again."""
+    """The states of a segment, in order. DAMAGED and CLOSED segments can become CURRENT again."""
 
     CURRENT = "the symlink points to it"
-    DAMAGED = "its file has other bytes than before: nothing is read until it has them again"
-    SETTLING = "it is finished, but the file system does not show all of it yet"
-    FINISHED = "nothing more comes"
-    REMOVED = "it is no longer in the folder; the open descriptor still reads it"
+    DAMAGED = "its file holds other bytes than before; it is not read until they are restored"
+    SETTLING = "it is finished, but the file system does not show all its bytes yet"
+    FINISHED = "its last byte has been received"
+    REMOVED = "its file was removed; the open descriptor still reads it"
     CLOSED = "it can no longer be read"
 
 
 class Segment:
-    """One file of the data folder. Its bytes up to `size` never change."""
+    """A file of the data folder. Its bytes up to `size` never change."""
 
     def __init__(self, path: Path, name: SegmentName) -> None:
         self.path = path
         self.id = name
         self.stream, self.base = name
         self.state = State.CURRENT
-        self.size = 0  # bytes of whole lines known so far
+        self.size = 0  # bytes of whole lines received so far
         self.modified = 0.0  # Unix time when whole lines were last appended
-        self.next: Segment | None = None  # set once nothing more comes to this one
-        self.counted = self.numbers = 0  # bytes, and numbers in them
+        self.next: Segment | None = None  # the successor, set when this segment is complete
+        self.counted = self.numbers = 0  # bytes counted, and the numbers in them
         self._fd = -1
-        self._file: os.stat_result | None = None  # what is open
-        self._last = b""  # bytes before `size`
+        self._file: os.stat_result | None = None  # the status of the open file
+        self._last = b""  # the last bytes before `size`
         self._cache: bytes | None = b""  # the first bytes, while the segment is current and small
         self._malformed = False  # a line within `size` is too long
-        self._deadline = 0.0  # of SETTLING, by the monotonic clock
+        self._deadline = 0.0  # of SETTLING, in seconds of the monotonic clock
 
     def __repr__(self) -> str:
         return f"<Segment {self.name} {self.state.name} {self.size} bytes>"
@@ -62,7 +62,7 @@ class Segment:
 
     @property
     def name(self) -> str:
-        """STREAM-BASE, as in URLs."""
+        """The name as in URLs: STREAM-BASE."""
         return str(self.id)
 
     @property
@@ -88,7 +88,7 @@ class Segment:
         return f"{self.name}-{size}"
 
     def read(self, start: int, stop: int) -> bytes:
-        """Read bytes by their position in the segment; fewer if the file is shorter. Raises OSError."""
+        """Return the bytes from `start` to `stop`, fewer if the file is shorter. Raises OSError."""
         if self._cache is not None and stop <= len(self._cache) and self.state is State.CURRENT:
             return self._cache[start:stop]
         if not self.is_readable:
@@ -96,15 +96,15 @@ class Segment:
         return self._pread(start, stop)
 
     def view(self, start: int, stop: int) -> bytes | memoryview:
-        """The same as `read`, without a copy where the bytes are in memory."""
+        """Return the same as `read`, without a copy if the bytes are in memory."""
         if self._cache is not None and stop <= len(self._cache) and self.state is State.CURRENT:
             return memoryview(self._cache)[start:stop]
         return self.read(start, stop)
 
     def lines(self, start: int, most: int) -> bytes:
-        """Read whole lines from a position on, up to `most` bytes.
+        """Return whole lines from the position `start` on, at most `most` bytes.
 
-        Raises ValueError if no line begins there, or if one is too long; OSError as `read` does.
+        Raises ValueError if no line begins there or the first one is longer than `most`; OSError as `read` does.
         """
         before = min(start, 1)
         stop = min(start + most, self.size)
@@ -120,7 +120,7 @@ class Segment:
         return lines
 
     def count(self) -> Generator[None, None, tuple[int, int]]:
-        """Return the size in bytes and the count of numbers, in steps; read only what was not counted yet.
+        """Return the bytes and numbers counted, in steps; read only bytes that were not counted before.
 
         Raises NotReady if a line is too long, OSError as `read` does.
         """
@@ -139,28 +139,28 @@ class Segment:
         return self.counted, self.numbers
 
     def tail(self, lines: int) -> Generator[None, None, int]:
-        """Return the position where the last `lines` lines begin, in steps."""
+        """Return the position of the first of the last `lines` lines, in steps."""
         return tail_position(self.read, self.size, lines)
 
-    # What follows is for the folder.
+    # Only DataFolder calls the methods below.
 
     def open(self) -> None:
-        """Open the file unless it is open. Raises OSError."""
+        """Open the file if it is closed. Raises OSError."""
         if self._fd < 0:
             self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would block
             self._file = os.fstat(self._fd)
 
     def is_file(self, there: os.stat_result) -> bool:
-        """Whether this is the file that is open."""
+        """Whether `there` is the status of the open file."""
         return self._file is not None and self.is_open and os.path.samestat(self._file, there)
 
     def refresh(self, there: os.stat_result) -> int:
-        """Take in what was appended to the current segment, whose file that is; return the bytes.
+        """Take in lines appended to the current segment, whose file has the status `there`. Return their bytes.
 
         Raises Damaged, NotReady and OSError.
         """
         if self.state is not State.CURRENT or not self.is_file(there):
-            self._reopen()  # a copy of the file continues it
+            self._reopen()  # a copy of the file continues the segment
             there = os.fstat(self._fd)
         try:
             grown = self._append(there)
@@ -175,10 +175,9 @@ class Segment:
         return grown
 
     def finish(self, successor: "Segment") -> int:
-        """Take in what came last, up to the beginning of the successor; return the bytes.
+        """Take in the last lines, up to the successor's first byte. Return their bytes.
 
-        A file system that caches sizes may not show all of it: then the segment is SETTLING, and this is to be
-        called again.
+        A file system that caches sizes may not show all of them. The segment then is SETTLING; call this again.
         """
         stop = successor.base - self.base if successor.stream == self.stream else None
         if not self.is_readable:
@@ -194,27 +193,28 @@ class Segment:
         except Damaged:
             self.close()
         except FileNotFoundError:
-            if not self.is_open:  # it was removed before it was opened
+            if not self.is_open:  # the file was removed before it was opened
                 self.close()
         except (NotReady, OSError):
-            pass  # what is known counts
+            pass  # the bytes received before stay valid
         if self.state is State.CLOSED or stop is None or self.size >= stop or time.monotonic() > self._deadline:
             self.state = State.FINISHED if self.state is State.SETTLING else self.state
             self.next = successor
         return self.size - before
 
     def remove(self) -> None:
-        """Note that the file is no longer in the folder; it stays readable for those who are in it."""
+        """Mark the file as removed from the folder. Readers can still read it if it is open."""
         self.state = State.REMOVED if self.is_open else State.CLOSED
 
     def close(self) -> None:
-        """Let go of the file: the disk needs its space."""
+        """Close the file, which frees the disk space of a removed one."""
         self._close_file()
         self.state = State.CLOSED
 
     def _append_rest(self, stop: int | None) -> None:
-        """Take in the last bytes. Raises OSError and Damaged."""
-        if not self.is_open and stop is not None:  # found when it was finished already: its name tells the size
+        """Take in the last lines. Raises Damaged, NotReady and OSError."""
+        if not self.is_open and stop is not None:
+            # The segment was finished when it was found, so the successor's name gives its size.
             seen = os.stat(self.path)
             if seen.st_size >= stop:
                 self.size, self.modified = stop, seen.st_mtime
@@ -226,11 +226,10 @@ class Segment:
             self._append(os.fstat(self._fd), stop)
 
     def _append(self, seen: os.stat_result, stop: int | None = None) -> int:
-        """Take in whole lines up to `stop`; return the bytes. Raises Damaged, NotReady and OSError.
+        """Take in whole lines up to `stop`. Return their bytes. Raises Damaged, NotReady and OSError.
 
-        One write(2) is not one step for a reader: where it crosses a page the kernel shows the first part first,
-        so the end of the file may be half a line. Of much that came at once only the end is checked for lines that are
-        too long; `count` checks all.
+        The file may end in half a line, because the kernel shows a write(2) across pages in parts. After a large
+        write, only its end is checked for lines that are too long; `count` checks all lines.
         """
         there = seen.st_size if stop is None else min(seen.st_size, stop)
         start = max(self.size, there - (BLOCK_BYTES if self._cache is None else CACHE_BYTES))
@@ -272,11 +271,12 @@ class Segment:
 
 
 def too_long() -> NotReady:
+    """Return the error for a line that is too long."""
     return NotReady(f"a line has more than {MAX_LINE_BYTES} bytes: this is not a file of numbers")
 
 
 def whole_lines(block: bytes, inside: bool = False) -> int:
-    """Return the length of the whole lines in a block that begins with a line, or inside of one.
+    """Return the length of the whole lines in a block. With `inside`, the block begins inside a line.
 
     Raises NotReady if a line is longer than MAX_LINE_BYTES.
     """
@@ -289,10 +289,10 @@ def whole_lines(block: bytes, inside: bool = False) -> int:
 
 
 def tail_position(read: Callable[[int, int], bytes], size: int, lines: int) -> Generator[None, None, int]:
-    """Return where the last `lines` lines of `size` bytes of whole lines begin; read only those, block by block."""
+    """Return the position of the last `lines` of `size` bytes of whole lines, in steps; read only the end."""
     if lines == 0:
         return size
-    end = size - 1  # before the last line's end
+    end = size - 1  # before the last line end
     while end > 0:
         start = max(0, end - BLOCK_BYTES)
         block = read(start, end)

@@ -210,7 +210,7 @@ def test_a_second_generator_ends_and_writes_nothing() -> None:
             return str(ended["message"]).strip()
 
         message = wait_until(last_words, within=60, every=POLL)
-        assert message == f"generator: /data/data has a writer already: generator with pid 1 on host {first}"
+        assert message == f"generator: /data/data already has a writer: generator with pid 1 on host {first}"
         body = grown(url, grown(url, data(url).content))
         numbers = Numbers(0, 32767, 7)
         assert body.splitlines() == [numbers.lines(1).strip() for _ in body.splitlines()]
@@ -384,7 +384,7 @@ def stale_status(url: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "wrong, words",
     [
-        ("token", r"401: it wants a token, or another one: .*"),
+        ("token", r"401: the token is missing or wrong: .*"),
         ("ca.crt", r"self[- ]signed certificate.*|unable to get local issuer certificate"),
     ],
     ids=["token", "authority"],

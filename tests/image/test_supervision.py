@@ -347,7 +347,7 @@ def test_a_second_generator_on_a_volume_names_the_first() -> None:
         first.running()
         with container("--volume", f"{name}:/data") as second:
             assert second.ended() == 1
-            assert f"has a writer already: generator with pid {first.running()['generator']}" in second.logs()
+            assert f"already has a writer: generator with pid {first.running()['generator']}" in second.logs()
         assert first.running()
 
 

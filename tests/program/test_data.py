@@ -838,7 +838,7 @@ def refusal(folder: Path, status: int, *flags: str, environment: Mapping[str, st
 
 
 def test_a_wrong_setting_is_refused(tmp_path: Path) -> None:
-    words = "unknown environment variable ECHO_STALLE: there is ECHO_FOLLOWERS, ECHO_HEARTBEAT,"
+    words = "unknown environment variable ECHO_STALLE: use one of ECHO_FOLLOWERS, ECHO_HEARTBEAT,"
     assert words in refusal(tmp_path, 2, environment={"ECHO_STALLE": "1"})
 
 

@@ -1,4 +1,4 @@
-"""A data folder that is copied, restored, or on another file system: one content per name, and nothing lost."""
+"""Data folders that are restored or on other file systems: each name has one content, and nothing is lost."""
 
 import contextlib
 import os
@@ -13,6 +13,7 @@ import pytest
 from support import need, wait_until
 from support.replicas import Truth, clients, generating
 from support.wire import serving
+from support.writer import end_of
 
 FLAGS = ("--interval", "0.001", "--segment-size", "4096")
 COPIES = {
@@ -23,9 +24,9 @@ COPIES = {
 
 
 def run(path: Path, seen: Path, truth: Truth, number: int = 300) -> str:
-    """Let a generator and an echo run until clients have received some numbers; return the stream.
+    """Run a generator and an echo until each client has received `number` numbers. Return the stream.
 
-    The generator writes to one path, and echo reads the other. Clients end with the last number.
+    The generator writes to `path`, and echo reads `seen`. Assert that all clients receive the last number.
     """
     with generating(path, *FLAGS) as generator, serving(seen) as echo:
         generator.wait_for_log("^writing")
@@ -34,7 +35,7 @@ def run(path: Path, seen: Path, truth: Truth, number: int = 300) -> str:
             wait_until(lambda: truth.faults or all(hopper.received > number for hopper in hoppers))
             generator.signal(signal.SIGTERM)
             assert generator.ended() == 0
-            end = (path.resolve().name[-25:-17], int(path.resolve().name[-16:]) + path.stat().st_size)
+            end = end_of(path)
             wait_until(lambda: truth.faults or all(hopper.last == end for hopper in hoppers))
         assert not truth.faults, truth.faults[:5]
         assert not [hopper.gones for hopper in hoppers if hopper.gones]
@@ -49,7 +50,7 @@ def copy(way: str, source: Path, target: Path) -> None:
 @pytest.mark.parametrize("way", COPIES)
 @pytest.mark.parametrize("older", [False, True], ids=["away and back", "an older copy"])
 def test_a_restored_folder_never_reuses_a_name(tmp_path: Path, way: str, older: bool) -> None:
-    """Restored while everything is stopped. An older copy becomes a stream of its own."""
+    """The folder is restored while everything is stopped. An older copy begins a new stream."""
     folder, away, truth = tmp_path / "folder", tmp_path / "away", Truth()
     folder.mkdir()
     stream = run(folder / "data", folder / "data", truth)
@@ -57,7 +58,7 @@ def test_a_restored_folder_never_reuses_a_name(tmp_path: Path, way: str, older: 
     copy(way, folder, away)
     if older:
         assert run(folder / "data", folder / "data", truth) == stream
-    if way != "rsync":  # which writes over the files
+    if way != "rsync":  # rsync overwrites the files
         shutil.rmtree(folder)
         folder.mkdir()
     copy(way, away, folder)
@@ -67,7 +68,7 @@ def test_a_restored_folder_never_reuses_a_name(tmp_path: Path, way: str, older: 
 
 @contextlib.contextmanager
 def mounted(kind: str, folder: Path) -> Iterator[tuple[Path, Path]]:
-    """Mount a file system; yields where a generator writes and where an echo reads."""
+    """Mount a file system; yield the generator's folder and echo's folder."""
     names = ("lower", "upper", "work", "seen")
     for name in names:
         (folder / name).mkdir()
@@ -87,10 +88,10 @@ def mounted(kind: str, folder: Path) -> Iterator[tuple[Path, Path]]:
     }
     command = commands[kind]
     if os.geteuid() != 0:
-        pytest.skip("only root may mount a file system")
+        pytest.skip("cannot mount a file system: not root")
     need(str(command[0]))
     if (made := subprocess.run(command, capture_output=True, text=True)).returncode:
-        pytest.skip(f"{kind} cannot be mounted here: {made.stderr.strip()}")
+        pytest.skip(f"cannot mount {kind}: {made.stderr.strip()}")
     try:
         yield lower if kind == "bindfs" else seen, seen
     finally:
@@ -99,6 +100,6 @@ def mounted(kind: str, folder: Path) -> Iterator[tuple[Path, Path]]:
 
 @pytest.mark.parametrize("kind", ["tmpfs", "overlay", "bindfs"])
 def test_followers_lose_nothing_on_other_file_systems(tmp_path: Path, kind: str) -> None:
-    """With bindfs, generator writes behind the mount, as on a network file system."""
+    """With bindfs the generator writes behind the mount, as on a network file system."""
     with mounted(kind, tmp_path) as (written, seen):
         run(written / "data", seen / "data", Truth(), 2000)

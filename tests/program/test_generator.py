@@ -1,4 +1,4 @@
-"""`python -m generator` from outside: its numbers, its pace, its signals, its end, and what it refuses."""
+"""The generator as a process: numbers, pace, signals, end and wrong settings."""
 
 import os
 import random
@@ -21,8 +21,8 @@ from support.writer import content, lines, segments
 
 NEWLINE = b"\n"
 LINES = re.compile(rb"(?:[0-9]{1,5}\n)*")
-FIVE_DIGITS = re.compile(rb"(?:[0-9]{5}\n)*")  # two lines that were joined would not match
-# Root may write anywhere, and nobody might not be let at Python: so it is loaded first.
+FIVE_DIGITS = re.compile(rb"(?:[0-9]{5}\n)*")  # joined lines do not match
+# Root can write anywhere, so the generator becomes `nobody`, after its imports: `nobody` may not be able to read them.
 AS_NOBODY = """
 import os, sys, generator.__main__
 generator.__main__.parse()
@@ -66,21 +66,21 @@ def test_the_first_number_comes_at_once(data: Path) -> None:
 
 @pytest.mark.serial
 def test_a_hundred_intervals_of_50_ms_take_5_seconds(data: Path) -> None:
-    """Within 1 %: the time that a write takes is not added to the interval."""
-    width = 6  # bytes a line
+    """The error is under 1 %, because the schedule does not add the time of a write to the interval."""
+    width = 6  # bytes per line
     with generator(data, "--interval", "0.05", "--min", "10000", "--max", "99999"):
         wait_until(lambda: length(data) >= width)
         first = data.stat()
         wait_until(lambda: length(data) >= first.st_size + 100 * width)
         last = data.stat()
     intervals = (last.st_size - first.st_size) / width
-    took = (last.st_mtime_ns - first.st_mtime_ns) / 1e9  # what this test's own delays cannot change
+    took = (last.st_mtime_ns - first.st_mtime_ns) / 1e9  # independent of this test's own delays
     assert 0.0495 < took / intervals < 0.0505
 
 
 @pytest.mark.serial
-def test_a_count_ends_by_itself_and_promptly(data: Path) -> None:
-    """Not an interval later."""
+def test_the_generator_ends_promptly_after_its_count(data: Path) -> None:
+    """It does not wait for another interval."""
     with generator(data, "--interval", "0.2", "--count", "3") as program:
         program.wait_for_log("^writing")
         started = time.monotonic()
@@ -120,7 +120,7 @@ def test_a_new_segment_begins_before_the_size_limit(data: Path, limit: int) -> N
 @pytest.mark.parametrize("interval", ["0", "0.01", "60"])
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_a_stop_is_prompt_and_between_lines(data: Path, stop: signal.Signals, interval: str) -> None:
-    """Ends with status 0 within a tenth of a second, give or take the machine's own pace."""
+    """A stop takes less than 0.3 s, which leaves room for a slow machine."""
     with generator(data, "--interval", interval, "--segment-size", "0") as program:
         wait_until(lambda: length(data))
         began = time.monotonic()
@@ -135,7 +135,7 @@ def test_a_stop_is_prompt_and_between_lines(data: Path, stop: signal.Signals, in
 
 
 def test_a_stop_before_the_first_number_is_not_lost(data: Path) -> None:
-    """Whenever in its start the signal comes, generator ends: by it, or with status 0."""
+    """A signal at any moment of the start ends the generator, by the signal or with status 0."""
     for _ in range(10):
         with generator(data, "--interval", "60") as program:
             wait_until(lambda program=program: Path(f"/proc/{program.pid}/cmdline").read_bytes())  # type: ignore[misc]
@@ -144,7 +144,7 @@ def test_a_stop_before_the_first_number_is_not_lost(data: Path) -> None:
 
 
 def test_hup_reopens_the_segment(data: Path) -> None:
-    """It is closed at once, so that others may do with it as they like, and a moved one is not written again."""
+    """The segment is closed at once. If it was moved, it is not written again."""
     with generator(data, "--interval", "0.01") as program:
         wait_until(lambda: length(data))
         first, moved = data.resolve(), data.with_name("moved")
@@ -170,14 +170,14 @@ def test_hup_closes_the_segment_before_the_next_number(data: Path) -> None:
 
 @pytest.mark.parametrize("interval", ["0", "0.01", "60"])
 def test_stop_and_continue_by_signals_is_survived(data: Path, interval: str) -> None:
-    """sigtimedwait returns garbage after it, in all versions of CPython."""
+    """CPython's sigtimedwait returns garbage after SIGCONT, so the generator must not use it."""
     with generator(data, "--interval", interval) as program:
         wait_until(lambda: length(data))
         for _ in range(3):
             program.signal(signal.SIGSTOP)
             wait_until(lambda: "T (stopped)" in Path(f"/proc/{program.pid}/status").read_text())
             paused = time.monotonic()
-            wait_until(lambda paused=paused: time.monotonic() > paused + 2)  # type: ignore[misc]  # past a deadline
+            wait_until(lambda paused=paused: time.monotonic() > paused + 2)  # type: ignore[misc]  # longer than any wait
             program.signal(signal.SIGCONT)
             program.signal(signal.SIGUSR1)
             answers = program.output.count("SIGUSR1")
@@ -220,11 +220,11 @@ def test_many_signals_do_not_change_the_pace(data: Path) -> None:
             program.signal(signal.SIGUSR1)
             assert time.monotonic() - started < 10
         took = time.monotonic() - started
-    assert 1.4 < took < 3  # on a loaded machine; a wait that signals cut short or restart is far off
+    assert 1.4 < took < 3  # for a loaded machine; a pace that signals change is far off
 
 
 def gaps(beat: Path, times: int) -> list[float]:
-    """How long the file's modification time stood still, so many times, in seconds."""
+    """Return the seconds between changes of a file's modification time."""
     seen = []
     for _ in range(times):
         last = beat.stat().st_mtime_ns
@@ -233,7 +233,7 @@ def gaps(beat: Path, times: int) -> list[float]:
     return seen
 
 
-def test_the_heart_beats_each_second_at_an_interval_of_a_minute(data: Path, tmp_path: Path) -> None:
+def test_heartbeats_continue_between_rare_numbers(data: Path, tmp_path: Path) -> None:
     beat = tmp_path / "beat"
     with generator(data, "--interval", "60", "--heartbeat", beat):
         wait_until(lambda: length(data))
@@ -241,8 +241,8 @@ def test_the_heart_beats_each_second_at_an_interval_of_a_minute(data: Path, tmp_
     assert data.read_bytes().count(b"\n") == 1
 
 
-def test_a_folder_that_vanishes_is_waited_for(tmp_path: Path) -> None:
-    """The heart beats on meanwhile, trouble is told once, and no number is lost."""
+def test_the_generator_waits_for_a_folder_that_vanishes(tmp_path: Path) -> None:
+    """Meanwhile heartbeats continue, the error is logged once, and no number is lost."""
     folder, beat = tmp_path / "folder", tmp_path / "beat"
     folder.mkdir()
     with generator(folder / "data", "--interval", "0.01", "--seed", "3", "--heartbeat", beat) as program:
@@ -275,7 +275,7 @@ def test_a_truncated_segment_is_replaced_by_the_next(data: Path) -> None:
 
 @pytest.mark.parametrize("size", ["0", "4096"])
 def test_kill_9_at_any_moment_loses_and_tears_nothing(data: Path, size: str, effort: int) -> None:
-    """Every other time half a line is added, as a kill within a write leaves it: the next start cuts it off."""
+    """Every other time the test adds a torn line, as a kill in a write does; the next start removes it."""
     seen: dict[int, bytes] = {}
     stream = ""
     for turn in range(12 * effort):
@@ -304,7 +304,7 @@ def test_a_second_generator_ends_and_names_the_first(data: Path) -> None:
         with generator(data, "--interval", "0") as second:
             assert second.ended() == 1
         holder = f"generator with pid {first.pid} on host {os.uname().nodename}"
-        assert second.lines == [f"generator: {data} has a writer already: {holder}"]
+        assert second.lines == [f"generator: {data} already has a writer: {holder}"]
         assert data.read_bytes() == written
 
 
@@ -317,7 +317,7 @@ def test_a_killed_generator_leaves_no_lock_behind(data: Path) -> None:
         assert second.ended() == 0
 
 
-def test_nobody_reading_its_output_does_not_end_it(data: Path) -> None:
+def test_a_closed_stderr_does_not_end_the_generator(data: Path) -> None:
     command = [sys.executable, "-m", "generator", "--file", str(data), "--interval", "0.01"]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as program:
         try:
@@ -334,7 +334,7 @@ def test_nobody_reading_its_output_does_not_end_it(data: Path) -> None:
 
 
 def refusal(folder: Path, *command: str, environment: Mapping[str, str] | None = None) -> str:
-    """Run a generator that must not start: in one line, with a status, and without a trace. Returns the line."""
+    """Run a generator that must fail with status 2, one line and no files. Return the line."""
     before = names(folder)
     with running([sys.executable, *command], environment, folder) as program:
         assert program.ended() == 2, program.output
@@ -357,7 +357,7 @@ def test_wrong_flags_are_refused(tmp_path: Path, flags: list[str], words: str) -
     assert names(tmp_path / "folder") == []
 
 
-def test_a_name_that_is_no_utf_8_is_told_as_it_is(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf_8_is_logged_unchanged(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "generator", "--file", f"{tmp_path}/\udcff/data"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True)
     assert done.returncode == 2
@@ -365,20 +365,20 @@ def test_a_name_that_is_no_utf_8_is_told_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_wrong_variable_is_refused(tmp_path: Path) -> None:
-    words = "unknown environment variable GENERATOR_INTERVALL: there is GENERATOR_COUNT,"
+    words = "unknown environment variable GENERATOR_INTERVALL: use one of GENERATOR_COUNT,"
     assert words in refusal(tmp_path, "-m", "generator", environment={"GENERATOR_INTERVALL": "1"})
 
 
 @pytest.mark.parametrize("mode", [0o555, 0o444])
-def test_a_folder_that_it_may_not_write_is_refused(tmp_path: Path, mode: int) -> None:
+def test_a_folder_without_permission_is_refused(tmp_path: Path, mode: int) -> None:
     tmp_path.chmod(0o755)
     (tmp_path / "folder").mkdir(mode)
     line = refusal(tmp_path, "-c", AS_NOBODY, "--file", "folder/data")
-    assert re.search("is not writable by user [1-9][0-9]* with group", line)
+    assert re.search("permission denied for user [1-9][0-9]*, group", line)
     assert names(tmp_path / "folder") == []
 
 
-def test_a_heartbeat_that_it_may_not_write_is_refused(tmp_path: Path) -> None:
+def test_a_heartbeat_without_permission_is_refused(tmp_path: Path) -> None:
     beat = tmp_path / "beat"
     beat.mkdir()
     with generator(tmp_path / "data", "--heartbeat", beat) as program:
@@ -395,8 +395,8 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("interval", ["0", "0.001"])
 @pytest.mark.parametrize("remove", [False, True])
 def test_a_full_disk_is_survived_and_logged_once(disk: Path, tmp_path: Path, interval: str, remove: bool) -> None:
-    """The generator lives on, continues when there is room, and no number is lost or torn."""
-    filler = fill(disk, 2 * PAGE)  # one is for the lock
+    """The generator continues when there is space, and no number is lost or torn."""
+    filler = fill(disk, 2 * PAGE)  # one page is for the lock file
     data, beat = disk / "data", tmp_path / "beat"
     flags: list[str | Path] = ["--interval", interval, "--seed", "7", "--segment-size", "0", "--heartbeat", beat]
     with generator(data, *flags) as program:
@@ -442,7 +442,7 @@ def test_version_one_is_taken_over(data: Path) -> None:
     data.with_name("data.1").write_bytes(b"1\n2\n")
     data.write_bytes(b"3\n4")
     with generator(data, "--count", "1") as program:
-        program.wait_for_log("made a segment of the file of version one")
+        program.wait_for_log("renamed the data file of version one to")
         assert program.ended() == 0
     assert next(iter(segments(data).values())) == b"1\n2\n"
     assert content(data).startswith(b"1\n2\n3\n")

@@ -1,4 +1,4 @@
-"""Mirrors as processes: the same bytes under the same names as their source, whatever becomes of it."""
+"""Mirrors as processes: they serve the same bytes under the same names as their source, whatever happens to it."""
 
 import contextlib
 import shutil
@@ -36,7 +36,7 @@ def spool(tmp_path: Path) -> Path:
 
 @contextlib.contextmanager
 def still(path: Path, *flags: str) -> Iterator[Echo]:
-    """An echo of a few numbers, written by a generator that has ended."""
+    """Run an echo on 1000 numbers; the generator has ended."""
     with generating(path, "--interval", "0", "--count", "1000", "--seed", "1") as generator:
         generator.ended()
     with serving(path, *flags) as echo:
@@ -48,7 +48,7 @@ def url(echo: Echo | Replica) -> str:
 
 
 def wait_for_same(mirror: Echo | Replica, source: Echo | Replica) -> None:
-    """Wait until both answer with the same bytes under the same names."""
+    """Wait until both serve the same bytes under the same names."""
 
     def same() -> bool:
         here, there = (requests.get(url(each), timeout=5) for each in (mirror, source))
@@ -74,7 +74,7 @@ def check(truth: Truth) -> None:
     assert not truth.faults, truth.faults[:5]
 
 
-# The same as its source
+# Equality with the source
 
 
 def test_a_mirror_serves_the_same_bytes_under_the_same_names(path: Path) -> None:
@@ -88,22 +88,22 @@ def test_a_mirror_serves_the_same_bytes_under_the_same_names(path: Path) -> None
         assert (part.status, part.body) == (206, there.body[:100])
 
 
-def test_a_chain_serves_the_same_and_names_its_way(path: Path) -> None:
+def test_a_chain_serves_the_same_and_lists_its_path(path: Path) -> None:
     with still(path) as source, serving(url(source)) as mirror, serving(url(mirror)) as chain:
         wait_for_same(chain, source)
         assert not source.get().fields.get("via")
         assert chain.get().fields["via"].count("1.1 ") == 2
-        ways = [mirror_status(each)["via"] for each in (mirror, chain)]
-        assert ways[0] == ways[1][:1] and len(ways[1]) == 2  # type: ignore[index, arg-type]
+        paths = [mirror_status(each)["via"] for each in (mirror, chain)]
+        assert paths[0] == paths[1][:1] and len(paths[1]) == 2  # type: ignore[index, arg-type]
 
 
-def test_a_loop_is_refused_in_words() -> None:
+def test_a_loop_is_refused_with_a_message() -> None:
     first = echo_at("http://127.0.0.1:1/data")
     second = echo_at(first.url)
     first.command = ("echo", "--source", second.url, *first.command[3:])
     with started([first, second]):
         for each in (first, second):
-            each.echo.program.wait_for_log(r"is a loop: it mirrors this echo, by way of .*; trying again")
+            each.echo.program.wait_for_log(r"is a loop: it mirrors this echo through .*; trying again")
             assert each.echo.get().status == 503
 
 
@@ -131,7 +131,7 @@ def wait_for_any(echo: Echo | Replica) -> None:
 
 
 def test_fast_rotations_lose_nothing_without_gone(path: Path) -> None:
-    """At full speed, a segment every few milliseconds."""
+    """The generator runs at full speed: one segment every few milliseconds."""
     truth = Truth()
     with (
         generating(path, "--interval", "0", "--segment-size", "65536") as generator,
@@ -151,7 +151,7 @@ def test_fast_rotations_lose_nothing_without_gone(path: Path) -> None:
     check(truth)
 
 
-# A source that is away, or another
+# Sources that are away or change
 
 
 def test_a_mirror_serves_on_while_its_source_is_away(path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_source_that_is_silent_is_asked_again(path: Path) -> None:
 
 
 def test_rotations_while_the_link_was_cut_lose_nothing(path: Path) -> None:
-    """As many as the source keeps."""
+    """The source keeps all these segments."""
     with (
         generating(path, *SPEEDY, "--keep", "4") as generator,
         serving(path) as source,
@@ -228,7 +228,7 @@ def test_a_mirror_misses_only_what_its_source_dropped(path: Path) -> None:
         wait_until(lambda: status_of(mirror.port)["segments"] == status_of(source.port)["segments"])
 
 
-def test_a_new_stream_is_followed_and_gone_is_said(path: Path) -> None:
+def test_a_new_stream_is_followed_after_gone(path: Path) -> None:
     truth = Truth()
     source = echo_at(path)
     with started([source]), serving(source.url) as mirror:
@@ -248,7 +248,7 @@ def test_a_new_stream_is_followed_and_gone_is_said(path: Path) -> None:
     check(truth)
 
 
-# Its folder
+# The mirror's folder
 
 
 def test_a_restarted_mirror_keeps_numbers_and_age(path: Path, spool: Path) -> None:
@@ -276,7 +276,7 @@ def test_a_folder_is_for_one_mirror(path: Path, spool: Path) -> None:
         assert mirror.serves()
 
 
-def test_a_private_folder_goes_with_the_mirror(path: Path, tmp_path: Path) -> None:
+def test_a_private_folder_is_removed_with_the_mirror(path: Path, tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"
     with still(path) as source:
         mirror = echo_at(url(source), env=temporary_folder(temporary))
@@ -289,10 +289,10 @@ def test_a_private_folder_goes_with_the_mirror(path: Path, tmp_path: Path) -> No
     assert not list(temporary.iterdir())
 
 
-# Who may ask, and who answers
+# Tokens and certificates
 
 
-def test_a_token_is_shown_and_read_again_after_a_hangup(path: Path, tmp_path: Path) -> None:
+def test_a_token_is_sent_and_read_again_after_sighup(path: Path, tmp_path: Path) -> None:
     token, shown = tmp_path / "token", tmp_path / "shown"
     token.write_text("right\n")
     shown.write_text("wrong\n")
@@ -301,7 +301,7 @@ def test_a_token_is_shown_and_read_again_after_a_hangup(path: Path, tmp_path: Pa
         serving(path, "--token-file", str(token)) as source,
         serving(url(source), "--source-token-file", str(shown)) as mirror,
     ):
-        mirror.program.wait_for_log(r"401: it wants a token, or another one: .*ECHO_SOURCE_TOKEN_FILE.*; trying again")
+        mirror.program.wait_for_log(r"401: the token is missing or wrong: .*ECHO_SOURCE_TOKEN_FILE.*; trying again")
         assert (source.get().status, mirror.get().status) == (401, 503)
         shown.write_text("right\n")
         mirror.program.signal(signal.SIGHUP)
@@ -316,7 +316,7 @@ def test_a_token_is_shown_and_read_again_after_a_hangup(path: Path, tmp_path: Pa
 
 
 def certificate(folder: Path, name: str) -> tuple[str, str]:
-    """A self-signed certificate for 127.0.0.1, and its key."""
+    """Make a self-signed certificate for 127.0.0.1. Return its path and its key's."""
     cert, key = str(folder / f"{name}.crt"), str(folder / f"{name}.key")
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     command += ["-days", "2", "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"]
@@ -324,8 +324,8 @@ def certificate(folder: Path, name: str) -> tuple[str, str]:
     return cert, key
 
 
-def test_a_certificate_is_checked_by_the_mirror_s_authority(path: Path, tmp_path: Path) -> None:
-    """First it is the wrong one; after a hangup the right one."""
+def test_the_mirror_verifies_the_source_s_certificate(path: Path, tmp_path: Path) -> None:
+    """The authority is wrong at first and right after SIGHUP."""
     cert, key = certificate(tmp_path, "source")
     authority = tmp_path / "authority"
     shutil.copy(certificate(tmp_path, "other")[0], authority)
@@ -342,7 +342,7 @@ def test_a_certificate_is_checked_by_the_mirror_s_authority(path: Path, tmp_path
             assert stranger.get().status == 503
 
 
-# What is no echo
+# Sources that are not echos
 
 PLAIN = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
 ANSWERS = {
@@ -350,26 +350,26 @@ ANSWERS = {
     "page": ("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>", "names no segment"),
     "redirect": (
         "HTTP/1.1 302 Found\r\nLocation: /other\r\nContent-Length: 0\r\n\r\n",
-        "302: it is elsewhere, and redirects are not followed: give the echo's own address",
+        "302: cannot follow redirects: set --source (ECHO_SOURCE) to the echo's own address",
     ),
-    "400": ("HTTP/1.1 400 x\r\nContent-Length: 0\r\n\r\n", "400: that is no echo's /data"),
-    "no HTTP": ("220 mail.example.org ESMTP\r\n", "the connection broke off, or speaks no HTTP"),
+    "400": ("HTTP/1.1 400 x\r\nContent-Length: 0\r\n\r\n", "400: not an echo's /data"),
+    "no HTTP": ("220 mail.example.org ESMTP\r\n", "the connection was closed or is not HTTP"),
     "text": (f"{PLAIN}Content-Length: 2\r\n\r\n7\n", "names no segment"),
     "no numbers": (
         f'{PLAIN}Content-Location: /data/5f3a9c21-0\r\nETag: "5f3a9c21-0-6"\r\nContent-Length: 6\r\n\r\n12x\n5\n',
-        "its data is not numbers, one a line",
+        "the data is not one number per line",
     ),
     "endless line": (
         f"{PLAIN}Content-Location: /data/5f3a9c21-0\r\nContent-Length: 9000\r\n\r\n{'7' * 9000}",
         "a line has more than 4096 bytes",
     ),
-    "endless head": (f"{PLAIN}X: {'x' * 70_000}\r\n\r\n", "speaks no HTTP"),
+    "endless head": (f"{PLAIN}X: {'x' * 70_000}\r\n\r\n", "is not HTTP"),
 }
 
 
 @contextlib.contextmanager
 def answering(answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
-    """A server that answers each request so and closes; yields its address and the requests."""
+    """Run a server that sends `answer` to each request and closes; yield its URL and the requests."""
     asked: list[bytes] = []
 
     def answer_all() -> None:
@@ -393,7 +393,7 @@ def answering(answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
 
 
 @pytest.mark.parametrize("kind", ANSWERS)
-def test_what_is_no_echo_is_refused_in_words_once(kind: str) -> None:
+def test_a_source_that_is_not_an_echo_is_logged_once(kind: str) -> None:
     answer, words = ANSWERS[kind]
     with answering(answer.encode()) as (address, asked), serving(address) as mirror:
         wait_until(lambda: len(asked) >= 4)

@@ -1,4 +1,4 @@
-"""echo behind nginx, haproxy and caddy, as they come with Debian: what it promises holds through them."""
+"""echo behind Debian's nginx, haproxy and caddy: its promises hold through these proxies."""
 
 import contextlib
 import dataclasses
@@ -52,7 +52,7 @@ CADDY = """
 """
 KEPT = 'proxy_http_version 1.1; proxy_set_header Connection "";'
 PROXIES = {
-    "nginx": (["nginx", "-c"], NGINX, ""),  # which asks in HTTP/1.0
+    "nginx": (["nginx", "-c"], NGINX, ""),  # it sends requests in HTTP/1.0
     "nginx with kept connections": (["nginx", "-c"], NGINX, KEPT),
     "nginx that drops ranges": (["nginx", "-c"], NGINX, f'{KEPT} proxy_set_header Range "";'),
     "haproxy": (["haproxy", "-db", "-f"], HAPROXY, ""),
@@ -84,7 +84,7 @@ def proxy(request: pytest.FixtureRequest, echo: Echo, tmp_path: Path) -> Iterato
 
 @contextlib.contextmanager
 def behind(kind: str, echo: Echo, tmp_path: Path) -> Iterator[Echo]:
-    """The same echo at the port of a proxy."""
+    """Run a proxy; yield the same echo at the proxy's port."""
     (name, *options), template, words = PROXIES[kind]
     need(name)
     port, config = free_port(), tmp_path / "proxy.conf"
@@ -102,10 +102,8 @@ def append(path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(("accept", "line"), [("text/plain", b"%d\n"), ("text/event-stream", b"data: %d\n")])
-def test_each_number_arrives_at_once_and_the_stop_ends_the_stream(
-    proxy: Echo, data: Path, accept: str, line: bytes
-) -> None:
-    """At once: before the next one is written."""
+def test_numbers_arrive_at_once_and_a_stop_ends_the_stream(proxy: Echo, data: Path, accept: str, line: bytes) -> None:
+    """Each number arrives before the next one is written."""
     with proxy.connect() as client:
         client.send(get("/data?follow&tail=0", f"Accept: {accept}"))
         status, fields = client.head()
@@ -121,7 +119,7 @@ def test_each_number_arrives_at_once_and_the_stop_ends_the_stream(
 
 
 def test_a_follower_that_leaves_the_proxy_leaves_echo(proxy: Echo, echo: Echo, data: Path) -> None:
-    """At the latest when numbers come: haproxy takes a client that has closed for one that only sends no more."""
+    """echo notices at the next number at the latest, because haproxy treats a closed client as half-closed."""
 
     def nobody_follows() -> bool:
         append(data, b"11111\n")
@@ -144,7 +142,7 @@ def test_head_has_the_fields_of_get(proxy: Echo) -> None:
     assert whole.fields["content-length"] == str(len(WHOLE))
 
 
-def test_what_the_client_has_is_304(proxy: Echo) -> None:
+def test_an_unchanged_file_is_304(proxy: Echo) -> None:
     etag = proxy.get().fields["etag"]
     response = proxy.get("/data", f"If-None-Match: {etag}")
     assert (response.status, response.fields["etag"]) == (304, etag)
@@ -172,18 +170,18 @@ def test_a_range_is_these_bytes(proxy: Echo, range: str, status: int, body: byte
 
 
 @pytest.mark.parametrize(("method", "status"), [("GET", 200), ("POST", 405)])
-def test_who_expects_100_is_answered(proxy: Echo, method: str, status: int) -> None:
+def test_expect_100_continue_is_answered(proxy: Echo, method: str, status: int) -> None:
     with proxy.connect() as client:
         client.send(get("/data", "Content-Length: 5", "Expect: 100-continue", method=method))
         if (response := client.response()).status == 100:
             client.send(b"12345")
-        while response.status == 100:  # caddy passes echo's on and sends one itself (RFC 9110, section 15.2)
+        while response.status == 100:  # caddy forwards echo's 100 and adds its own (RFC 9110, section 15.2)
             response = client.response()
         assert response.status == status
 
 
 def test_a_hundred_requests_share_few_connections(proxy: Echo) -> None:
-    """One after the other on a kept connection to the proxy, whatever they were answered."""
+    """The requests follow each other on one connection to the proxy, whatever their responses."""
     targets = [("/data", 200), ("/nothing", 404), ("/data?tail=3", 200), ("/data?tail=x", 400), ("/healthz", 200)]
     with proxy.connect() as client:
         for _ in range(20):
@@ -208,7 +206,7 @@ def test_curl_follows_a_live_range(proxy: Echo, data: Path) -> None:
 
 @pytest.mark.parametrize("kind", PROXIES)
 def test_a_mirror_behind_a_proxy_has_every_number(kind: str, tmp_path: Path) -> None:
-    """Across rotations, also where the proxy answers 200 with all there is instead of a live range."""
+    """Rotations lose nothing, even if the proxy answers 200 with the whole segment, not a live range."""
     path = tmp_path / "folder" / "data"
     path.parent.mkdir()
     with (
@@ -227,4 +225,4 @@ def test_a_mirror_behind_a_proxy_has_every_number(kind: str, tmp_path: Path) -> 
             wait_until(lambda name=name: mirror.get(name).body == echo.get(name).body)  # type: ignore[misc]
             here, there = mirror.get(name), echo.get(name)
             assert (here.status, here.fields["etag"]) == (200, there.fields["etag"])
-        assert " is no range of numbers" not in mirror.program.output
+        assert " is not a range of numbers" not in mirror.program.output

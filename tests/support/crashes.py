@@ -1,4 +1,4 @@
-"""The `os` module as a program sees it that dies within a system call."""
+"""A fake `os` module that simulates a kill before, within or after a system call."""
 
 import os
 from collections.abc import Callable
@@ -9,11 +9,11 @@ MOMENTS = ("before", "within", "after")
 
 
 class Crash(BaseException):
-    """The process is killed."""
+    """The simulated kill of the process."""
 
 
 class System:
-    """The `os` module as the generator sees it; the process dies at the n-th call that changes something."""
+    """A fake `os` module that raises Crash at the call number `dies_at` that changes something."""
 
     def __init__(self, dies_at: int = -1, moment: str = "before") -> None:
         self.left, self.moment = dies_at, moment
@@ -32,7 +32,7 @@ class System:
             if self.moment == "after":
                 result = real(*args, **options)
                 if name == "open":
-                    os.close(result)  # as the system does for the dead process
+                    os.close(result)  # as the kernel does for a killed process
             raise Crash
 
         return call

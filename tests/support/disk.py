@@ -13,14 +13,14 @@ PAGE = 4096
 
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
-    """Mount a file system of 64 KB; the test is skipped where that is not possible."""
+    """Mount a file system of 64 KB, or skip the test where that is not possible."""
     disk = folder / "disk"
     disk.mkdir()
     if os.geteuid() != 0:
-        pytest.skip("only root may mount a small file system")
+        pytest.skip("cannot mount a small file system: not root")
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
     if (mounted := subprocess.run(mount, capture_output=True, text=True)).returncode:
-        pytest.skip(f"no small file system can be mounted here: {mounted.stderr.strip()}")
+        pytest.skip(f"cannot mount a small file system: {mounted.stderr.strip()}")
     try:
         yield disk
     finally:
@@ -28,7 +28,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path, spare: int) -> Path:
-    """Leave only so many bytes free; returns the file that takes the room."""
+    """Fill the disk except for `spare` bytes. Return the file that takes the space."""
     filler = disk / "filler"
     room = os.statvfs(disk)
     filler.write_bytes(bytes(room.f_bavail * room.f_bsize - spare))

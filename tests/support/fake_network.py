@@ -1,4 +1,4 @@
-"""An event loop, a clock and a socket that do only what a test says: connections are tested without a network."""
+"""A fake event loop, clock and socket, to test connections without a network."""
 
 import asyncio
 from collections import deque
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class FakeLoop:
-    """Callbacks run when `run` is called; time goes on when `advance` is called."""
+    """An event loop that runs callbacks only in `run`. Tests set the time in `now`."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -20,7 +20,7 @@ class FakeLoop:
         self.callbacks.append(callback)
 
     def run(self) -> None:
-        """Call back until nobody wants that any more."""
+        """Run callbacks until none is left."""
         for _ in range(1_000_000):
             if not self.callbacks:
                 return
@@ -41,22 +41,22 @@ class Receiver(Protocol):
 
 
 class FakeTransport(asyncio.Transport):
-    """A socket that takes `capacity` bytes, and more when the client takes them; what it took is in `sent`."""
+    """A transport that sends `capacity` bytes to `sent`, and more when the client takes them."""
 
     def __init__(self, loop: FakeLoop, receiver: Receiver, capacity: int = 2**40) -> None:
         super().__init__({"peername": ("192.0.2.1", 1), "socket": object()})
         self.loop, self.receiver = loop, receiver
         self.capacity = capacity
         self.sent = bytearray()
-        self.waiting = bytearray()  # for the client to take what was sent before
-        self.received = b""  # from the client, and not read because reading is paused
+        self.waiting = bytearray()  # bytes written, but not sent yet
+        self.received = b""  # bytes from the client, not read yet because reading is paused
         self.eof = self.reading_paused = self.writing_paused = self.ending = self.closed = False
         receiver.connection_made(self)
 
-    # What the client does.
+    # The client's side.
 
     def feed(self, data: bytes) -> None:
-        """Receive bytes; those that the connection does not want yet wait."""
+        """Receive bytes from the client; keep them while reading is paused."""
         self.received += data
         self.deliver()
 
@@ -72,7 +72,7 @@ class FakeTransport(asyncio.Transport):
             self.close()
 
     def take(self, count: int) -> None:
-        """Make room for so many bytes."""
+        """Let the client take `count` more bytes."""
         self.capacity += count
         self.fill()
         if self.writing_paused and not self.waiting and not self.ending:
@@ -87,7 +87,7 @@ class FakeTransport(asyncio.Transport):
         if self.ending and not self.waiting:
             self.lose()
 
-    # What the connection does.
+    # The connection's side.
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         assert not self.eof, "a write after the end"

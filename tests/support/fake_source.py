@@ -1,4 +1,4 @@
-"""A source for mirrors: segments in memory, served as an echo does, and whatever else a test wants it to answer."""
+"""A fake source for mirrors: it serves segments from memory as an echo does, or any other answer."""
 
 import contextlib
 import re
@@ -10,16 +10,16 @@ LIVE = 2**53 - 1
 
 
 class Source:
-    """Segments by name; the last one is current."""
+    """The segments of a fake source by name; the last one is current."""
 
     def __init__(self) -> None:
         self.segments: dict[str, bytes] = {}
         self.changed = threading.Condition()
         self.requests: list[tuple[str, str, str]] = []  # method, path, range
-        self.headers: dict[str, str] = {}  # sent with each answer
+        self.headers: dict[str, str] = {}  # sent with each response
         self.tokens: list[str] = []
         self.modified = ""
-        self.answer: Callable[[Handler], bool] = lambda handler: False  # another answer; whether it gave one
+        self.answer: Callable[[Handler], bool] = lambda handler: False  # returns True if it answered
         self.closed = False
 
     @property
@@ -139,12 +139,12 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_: object) -> None:
-        pass  # a mirror that leaves
+        pass  # the mirror closed the connection
 
 
 @contextlib.contextmanager
 def serving(source: Source, port: int = 0) -> Iterator[str]:
-    """Serve it until the end; yields the address of its /data."""
+    """Serve the source; yield the URL of its /data."""
     source.closed = False
     server = Server(("127.0.0.1", port), type("OneHandler", (Handler,), {"source": source}))
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)

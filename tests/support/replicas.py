@@ -1,4 +1,4 @@
-"""Replicas as processes: a generator, echos that are restarted at one port, a relay, and clients that hop."""
+"""Replicas as processes: a generator, echos that restart at the same port, a relay, and clients that hop."""
 
 import contextlib
 import hashlib
@@ -19,7 +19,7 @@ from support import Program, free_port, running, wait_until
 from support.wire import Echo
 
 EVENT = re.compile(rb"id: ([0-9a-f]{8})-([0-9]+)\ndata: (-?[0-9]+)\Z|event: gone\ndata: ([0-9a-f]{8})-([0-9]+)\Z")
-KEPT_NUMBERS = 1_000_000  # of all that clients received, to compare with what others receive
+KEPT_NUMBERS = 1_000_000  # received by clients, to compare with numbers that others receive
 Position = tuple[str, int]  # a stream, and an offset in it
 
 
@@ -31,7 +31,7 @@ def generating(path: Path, *flags: str) -> Iterator[Program]:
 
 
 class Replica:
-    """A program that can be killed and started again: an echo at a port that stays, or any other."""
+    """A program that can be killed and restarted. An echo keeps its port."""
 
     def __init__(self, *command: str | Path, port: int = 0, env: Mapping[str, str] | None = None) -> None:
         self.command, self.port, self.env = command, port, env
@@ -42,7 +42,7 @@ class Replica:
         return self.program
 
     def kill(self) -> None:
-        """Kill it as the kernel does; asserts that it said nothing of an error in it."""
+        """Kill it with SIGKILL. Assert that it logged no traceback."""
         if self.program:
             self.program.close()
             assert "Traceback" not in self.program.output, self.program.output
@@ -58,15 +58,15 @@ class Replica:
 
 
 def echo_at(source: Path | str, *flags: str | Path, env: Mapping[str, str] | None = None) -> Replica:
-    """An echo, not started yet."""
+    """Return an echo that is not started yet."""
     port = free_port()
-    where = ("--source", str(source), "--listen", f"127.0.0.1:{port}", "--stale", "0")
-    return Replica("echo", *where, *flags, port=port, env=env)
+    options = ("--source", str(source), "--listen", f"127.0.0.1:{port}", "--stale", "0")
+    return Replica("echo", *options, *flags, port=port, env=env)
 
 
 @contextlib.contextmanager
 def started(replicas: Sequence[Replica]) -> Iterator[None]:
-    """Start them, and kill them at the end."""
+    """Start the replicas and kill them at the end."""
     try:
         for replica in replicas:
             replica.start()
@@ -77,7 +77,7 @@ def started(replicas: Sequence[Replica]) -> Iterator[None]:
 
 
 class Relay:
-    """Passes connections on to a port; they can be cut, or hold what comes back."""
+    """A TCP relay to a port. Tests can cut its connections (`cut`) or stall them (`flows.clear()`)."""
 
     def __init__(self, port: int) -> None:
         self.target = port
@@ -131,12 +131,12 @@ class Relay:
 
 
 class Truth:
-    """What all clients together received: under one position there is one number, under one ETag one content."""
+    """A record of everything that clients received. A position has one number, and an ETag has one content."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.numbers: dict[Position, bytes] = {}
-        self.contents: dict[str, bytes] = {}  # by segment, the longest
+        self.contents: dict[str, bytes] = {}  # the longest one of each segment
         self.hashes: dict[str, str] = {}  # by ETag
         self.faults: list[str] = []
 
@@ -164,7 +164,7 @@ class Truth:
 
 
 def fetch(port: int, path: str, timeout: float = 5) -> tuple[int, http.client.HTTPMessage, bytes]:
-    """Raises OSError or HTTPException."""
+    """Return the status, fields and body of a response. Raises OSError or HTTPException."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
         connection.request("GET", path)
@@ -175,13 +175,13 @@ def fetch(port: int, path: str, timeout: float = 5) -> tuple[int, http.client.HT
 
 
 def status_of(port: int) -> dict[str, object]:
-    """Raises OSError or HTTPException."""
+    """Return a replica's /status. Raises OSError or HTTPException."""
     status: dict[str, object] = json.loads(fetch(port, "/status")[2])
     return status
 
 
 def is_gone(port: int, position: Position) -> bool:
-    """Whether what follows a position cannot be had of a replica. Raises OSError or HTTPException."""
+    """Whether a replica cannot send the numbers after a position. Raises OSError or HTTPException."""
     stream, offset = position
     replica = status_of(port)
     names = [str(name).split("-") for name in replica["segments"]]  # type: ignore[attr-defined]
@@ -195,19 +195,20 @@ def is_gone(port: int, position: Position) -> bool:
 
 
 class Hopper(threading.Thread):
-    """A client of server-sent events that goes on at a replica drawn by lot, with the id of its last event.
+    """A client of server-sent events that resumes at random replicas with the id of its last event.
 
-    An event is a fault if it does not begin where the one before ended, unless `gone` came in between; and `gone` is
-    one if the replica does keep what follows.
+    It reports a fault if an event does not begin where the last one ended, unless a `gone` event came between them. It
+    also reports a `gone` event from a replica that keeps the numbers after the position.
     """
 
     def __init__(self, truth: Truth, ports: Sequence[int], seed: int, longest: float = 1.0) -> None:
         super().__init__(daemon=True)
-        self.truth, self.ports, self.lots, self.longest = truth, ports, random.Random(seed), longest
+        self.truth, self.ports, self.random, self.longest = truth, ports, random.Random(seed), longest
         self.last: Position | None = None
         self.received = self.hops = 0
         self.gones: list[Position] = []
-        self.unasked = 0  # of those, what the replica did not live to be asked about
+        self.gone = False  # the last event was `gone`
+        self.unverified = 0  # the `gone` events whose replica was killed before it could be checked
         self.stopped = threading.Event()
 
     def stop(self) -> None:
@@ -217,9 +218,9 @@ class Hopper(threading.Thread):
 
     def run(self) -> None:
         while not self.stopped.is_set():
-            port = self.lots.choice(self.ports)
+            port = self.random.choice(self.ports)
             try:
-                self._follow(port, time.monotonic() + self.lots.uniform(0, self.longest))
+                self._follow(port, time.monotonic() + self.random.uniform(0, self.longest))
                 self.hops += 1
             except (OSError, http.client.HTTPException):
                 self.stopped.wait(0.02)
@@ -263,8 +264,6 @@ class Hopper(threading.Thread):
                 self.received += 1
         self.truth.add_numbers(found, port)
 
-    gone = False  # was said last
-
     def _may_skip(self, begins: Position) -> bool:
         return self.gone and self.last is not None and (begins[0] != self.last[0] or begins[1] > self.last[1])
 
@@ -275,13 +274,13 @@ class Hopper(threading.Thread):
         self.gone = True
         try:
             if not is_gone(port, position):
-                self.truth.fault(f"{port} keeps what follows {position}, and said gone")
+                self.truth.fault(f"{port} keeps the numbers after {position} and sent gone")
         except (OSError, http.client.HTTPException):
-            self.unasked += 1
+            self.unverified += 1
 
 
 class Reader(threading.Thread):
-    """A client that fetches all segments that the replicas keep, again and again."""
+    """A client that repeatedly fetches all segments of all replicas."""
 
     def __init__(self, truth: Truth, ports: Sequence[int]) -> None:
         super().__init__(daemon=True)
@@ -305,7 +304,7 @@ class Reader(threading.Thread):
 
 @contextlib.contextmanager
 def clients(truth: Truth, ports: Sequence[int], count: int, seed: int = 0) -> Iterator[list[Hopper]]:
-    """So many that hop, and one that reads; they are stopped at the end."""
+    """Run `count` hoppers and one reader; stop them at the end."""
     hoppers = [Hopper(truth, ports, seed + number) for number in range(count)]
     threads: list[Hopper | Reader] = [*hoppers, Reader(truth, ports)]
     for thread in threads:
@@ -318,6 +317,6 @@ def clients(truth: Truth, ports: Sequence[int], count: int, seed: int = 0) -> It
 
 
 def temporary_folder(folder: Path) -> dict[str, str]:
-    """Settings by which a killed mirror leaves its private folder in here."""
+    """Return an environment in which a mirror makes its private folder under `folder`."""
     os.makedirs(folder, exist_ok=True)
     return {"TMPDIR": str(folder)}

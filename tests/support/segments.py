@@ -1,4 +1,4 @@
-"""Writes segments as the generator does, one step at a time."""
+"""A writer for tests that makes segments as the generator does, step by step."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ STREAM, OTHER = "5f3a9c21", "0a0b0c0d"
 
 
 class Writer:
-    """Appends to segments and begins new ones."""
+    """A writer that appends to segments and begins new ones."""
 
     def __init__(self, path: Path, stream: str = STREAM, base: int = 0) -> None:
         self.path = path

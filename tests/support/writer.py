@@ -1,4 +1,4 @@
-"""A generator's data folder in tests: opened and always closed, and what is in it."""
+"""The generator's data folder in tests: open it, close it and read its content."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from generator.segments import Segment, parse, whole
 
 @contextlib.contextmanager
 def opened(path: Path, segment_size: int = 0, keep: int = 2, fsync: bool = False, kill: bool = False) -> Iterator[Any]:
-    """A data folder with a writer, which is stopped cleanly at the end, or leaves as a killed process does."""
+    """Open a data folder as its writer. At the end stop it cleanly or, with `kill`, leave it as a killed process."""
     folder = DataFolder(path, segment_size, keep, fsync)
     try:
         folder.open()
@@ -24,29 +24,41 @@ def opened(path: Path, segment_size: int = 0, keep: int = 2, fsync: bool = False
 
 
 def abandon(folder: DataFolder) -> None:
-    """Close what the system closes when a process is killed."""
+    """Close the files that the kernel closes when a process is killed."""
     folder.close()
     folder.lock.release()
 
 
 def segments(path: Path) -> dict[Segment, bytes]:
-    """All segments in the folder and their content, in order."""
+    """Return all segments in the folder and their contents, in order."""
     found = {parse(path.name, name): path.with_name(name) for name in os.listdir(path.parent)}
     return {segment: found[segment].read_bytes() for segment in sorted(filter(None, found))}
 
 
+def current(path: Path) -> Segment:
+    """Return the segment that the symlink points to."""
+    segment = parse(path.name, os.readlink(path))
+    assert segment
+    return segment
+
+
+def end_of(path: Path) -> tuple[str, int]:
+    """Return the stream and the offset after the last number."""
+    segment = current(path)
+    return segment.stream, segment.base + path.stat().st_size
+
+
 def content(path: Path) -> bytes:
-    """The bytes of the current stream that are kept, from its first segment on; asserts that there is no gap."""
-    current = parse(path.name, os.readlink(path))
-    assert current
+    """Return the kept bytes of the current stream. Assert that there is no gap."""
+    stream = current(path).stream
     end, joined = None, b""
     for segment, data in segments(path).items():
-        if segment.stream == current.stream:
+        if segment.stream == stream:
             assert end in (None, segment.base), f"a gap before {segment}"
             end, joined = segment.base + len(data), joined + data
     return joined
 
 
 def lines(data: bytes) -> bytes:
-    """The whole lines at the start."""
+    """Return the whole lines at the start."""
     return data[: whole(data)]

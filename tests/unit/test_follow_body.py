@@ -210,7 +210,7 @@ def test_chunks_are_made_once_for_all_and_not_kept(data: Data, writer: Writer) -
 
 def test_a_segment_removed_in_a_look_is_looked_for_again(data: Data, writer: Writer) -> None:
     """The writer rotated between the read of the symlink and the open."""
-    look, rotated = data.folder._look, list[Path]()
+    look, rotated = data.folder._update, list[Path]()
 
     def late(there: os.stat_result) -> object:
         if not rotated:
@@ -220,7 +220,7 @@ def test_a_segment_removed_in_a_look_is_looked_for_again(data: Data, writer: Wri
             raise FileNotFoundError
         return look(there)
 
-    data.folder._look = late  # type: ignore[assignment, method-assign]
+    data.folder._update = late  # type: ignore[assignment, method-assign]
     writer.append(b"25\n")
     assert data.folder.refresh().name == f"{STREAM}-9"
 

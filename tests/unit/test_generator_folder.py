@@ -1,4 +1,4 @@
-"""The generator's data folder on a real file system: segments, the symlink, the lock, and faults of the disk."""
+"""The generator's data folder on a real file system: segments, the symlink, the lock and disk faults."""
 
 import errno
 import os
@@ -45,7 +45,7 @@ def current(path: Path) -> Path:
 
 
 def others(path: Path) -> list[str]:
-    """Names in the folder that are no segments."""
+    """Return the names of files in the folder that are not segments."""
     known = {segment.file_name(path.name) for segment in segments(path)}
     return sorted(set(os.listdir(path.parent)) - known)
 
@@ -106,7 +106,7 @@ def test_the_symlink_always_shows_a_segment_with_lines(path: Path, effort: int) 
     assert sizes == {6}
 
 
-def test_a_failing_symlink_keeps_the_lines_and_is_tried_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_symlink_that_fails_keeps_lines_and_is_retried(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -128,7 +128,7 @@ def test_a_file_system_without_symlinks_is_refused(path: Path, monkeypatch: pyte
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "symlink", refuse)
-    with pytest.raises(Unusable, match="cannot hold symlinks: give a file on another file system"), opened(path):
+    with pytest.raises(Unusable, match=r"cannot make symlinks in .*: give a file on another file system"), opened(path):
         pass
     assert segments(path) == {}
 
@@ -142,7 +142,7 @@ def test_a_second_writer_learns_who_the_first_one_is(path: Path) -> None:
             with pytest.raises(Locked) as locked:
                 second.open()
             holder = f"generator with pid {os.getpid()} on host {os.uname().nodename}"
-            assert str(locked.value) == f"{path} has a writer already: {holder}"
+            assert str(locked.value) == f"{path} already has a writer: {holder}"
         first.append(b"3\n")
     assert content(path) == b"1\n2\n3\n"
 
@@ -192,15 +192,15 @@ def test_a_segment_changed_while_down_is_replaced(path: Path, change: Callable[[
     assert segments(path) == {Segment(folder.segment.stream, 4 + (SKIP_BYTES if kill else 0)): b"5\n"}
 
 
-def copy_beside(folder: Path) -> Path:
+def copy_next_to(folder: Path) -> Path:
     copy = folder.with_name("copy")
     shutil.copytree(folder, copy, symlinks=True, copy_function=shutil.copy2)
     return copy
 
 
 def restore_in_place(folder: Path) -> Path:
-    """As `cp -a` does: the same inodes, the same modification times, a tenth of a second after they were written."""
-    copy = copy_beside(folder)
+    """Restore with the same inodes and modification times, as `cp -a` does, more than 0.1 s later."""
+    copy = copy_next_to(folder)
     lock = folder / "data.lock"
     wait_until(lambda: touched_later(copy, lock))
     for file in copy.iterdir():
@@ -211,13 +211,13 @@ def restore_in_place(folder: Path) -> Path:
 
 
 def touched_later(copy: Path, lock: Path) -> bool:
-    """Whether the file system's clock is more than a tenth of a second after the lock file's last change."""
+    """Whether the lock file's last change is more than 0.1 s ago by the file system's clock."""
     (copy / "clock").touch()
     return (copy / "clock").stat().st_ctime_ns - lock.stat().st_ctime_ns > 1.1e8
 
 
 @pytest.mark.parametrize("kill", [False, True])
-@pytest.mark.parametrize("restore", [copy_beside, restore_in_place])
+@pytest.mark.parametrize("restore", [copy_next_to, restore_in_place])
 def test_a_restored_copy_becomes_a_stream_of_its_own(
     tmp_path: Path, restore: Callable[[Path], Path], kill: bool
 ) -> None:
@@ -231,7 +231,7 @@ def test_a_restored_copy_becomes_a_stream_of_its_own(
 
 
 def test_the_state_of_an_unfinished_start_is_synced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else a crash of the machine could bring back the clean stop before it."""
+    """Without the sync, a crash of the machine could bring back the clean stop before it."""
     synced: list[bytes] = []
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.pread(fd, 1024, 0)))
     with opened(path):
@@ -241,8 +241,8 @@ def test_the_state_of_an_unfinished_start_is_synced(path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("name", ["data", "data.lock", "segment"])
 @pytest.mark.parametrize("kind", ["fifo", "socket", "folder", "device"])
-def test_what_is_no_file_is_never_written_into(path: Path, name: str, kind: str) -> None:
-    """At a start it is refused; while running it is a fault that passes."""
+def test_an_irregular_file_is_never_written(path: Path, name: str, kind: str) -> None:
+    """A start refuses it; a running generator retries until it is removed."""
     with opened(path, kill=True) as folder:
         folder.append(b"1\n")
         place = folder.file(folder.segment) if name == "segment" else path.with_name(name)
@@ -261,7 +261,7 @@ def test_what_is_no_file_is_never_written_into(path: Path, name: str, kind: str)
 
 
 class Obstacle:
-    """Something that is no regular file, while it is needed; nothing must have been written into it."""
+    """An irregular file at `place`. At the end it asserts that nothing was written into it."""
 
     def __init__(self, kind: str, place: Path) -> None:
         self.kind, self.place = kind, place
@@ -279,7 +279,7 @@ class Obstacle:
             try:
                 os.mknod(self.place, 0o20666, os.makedev(1, 3))
             except PermissionError:
-                pytest.skip("only root may make a device")
+                pytest.skip("cannot make a device: not root")
 
     def __exit__(self, *_: object) -> None:
         if self.kind == "fifo":
@@ -289,7 +289,7 @@ class Obstacle:
 
 
 @pytest.mark.parametrize("names", [["data"], ["data", "data.lock", "segment"], ["segment"], ["data.lock"]])
-def test_removed_files_are_made_again_in_the_same_stream(path: Path, names: list[str]) -> None:
+def test_the_stream_continues_after_files_are_removed(path: Path, names: list[str]) -> None:
     with opened(path) as folder:
         folder.append(b"1\n")
         first = folder.segment
@@ -305,8 +305,8 @@ def test_removed_files_are_made_again_in_the_same_stream(path: Path, names: list
     assert others(path) == ["data", "data.lock"]
 
 
-def test_a_folder_moved_away_keeps_its_stream_to_itself(tmp_path: Path) -> None:
-    """Because another generator may continue there."""
+def test_a_moved_folder_keeps_its_stream(tmp_path: Path) -> None:
+    """Another generator may continue the stream in the moved folder."""
     (tmp_path / "folder").mkdir()
     with opened(tmp_path / "folder" / "data") as folder:
         folder.append(b"1\n")
@@ -337,7 +337,7 @@ def test_checks_leave_no_descriptor_behind(path: Path) -> None:
         assert len(os.listdir("/proc/self/fd")) == before + 1
 
 
-def test_files_are_writable_for_the_group_if_the_umask_allows(path: Path) -> None:
+def test_files_are_group_writable_if_the_umask_allows(path: Path) -> None:
     umask = os.umask(0o002)
     try:
         with opened(path, 2) as folder:
@@ -368,7 +368,7 @@ def test_a_place_that_can_never_be_written_is_refused(tmp_path: Path, place: str
 
 
 @pytest.mark.parametrize("fsync", [False, True])
-def test_a_full_disk_keeps_whole_lines_and_takes_the_rest_later(disk: Path, fsync: bool) -> None:
+def test_a_full_disk_keeps_whole_lines_and_resumes(disk: Path, fsync: bool) -> None:
     filler = fill(disk, 4 * PAGE)
     lines = b"".join(b"%d\n" % number for number in range(10_000))
     with opened(disk / "data", fsync=fsync) as folder:

@@ -1,4 +1,4 @@
-"""The generator's schedule and numbers: pure."""
+"""The generator's schedule and numbers, without files or clocks."""
 
 import math
 
@@ -12,13 +12,13 @@ from generator.numbers import Numbers
 profiles.load_profile("ci")  # the same examples each time, no deadline
 
 INTERVALS = st.floats(0.001, 1000)
-LATENESS = st.floats(0, 1.99)  # in intervals: a round may overrun the next one's time
+LATENESS = st.floats(0, 1.99)  # in intervals: a write may last past the next due time
 NUMBERS = st.integers(-(10**18) + 1, 10**18 - 1)
 
 
 @given(INTERVALS, st.lists(LATENESS, max_size=200))
-def test_cadence_on_time_never_drifts(interval: float, lateness: list[float]) -> None:
-    """However late rounds are, if not by more than an interval, round n is due n intervals after the first."""
+def test_the_schedule_never_drifts(interval: float, lateness: list[float]) -> None:
+    """Number n is due n intervals after the first, if no write is late by more than one interval."""
     due = 0.0
     for late in lateness:
         due = next_due(due, interval, due + late * interval)
@@ -26,8 +26,8 @@ def test_cadence_on_time_never_drifts(interval: float, lateness: list[float]) ->
 
 
 @given(INTERVALS, st.floats(2.01, 1e6))
-def test_cadence_after_a_pause_does_not_burst(interval: float, pause: float) -> None:
-    """After a pause one round comes at once and the next one an interval later; the missed ones never come."""
+def test_the_schedule_does_not_burst_after_a_pause(interval: float, pause: float) -> None:
+    """After a pause one number comes at once and the next an interval later. Missed ones are skipped."""
     now = pause * interval
     at_once = next_due(0.0, interval, now)
     assert at_once == now
@@ -35,7 +35,7 @@ def test_cadence_after_a_pause_does_not_burst(interval: float, pause: float) -> 
 
 
 @given(st.floats(0, 1e6), st.floats(0, 1000), st.floats(0, 1e6))
-def test_cadence_is_never_late_by_more_than_the_interval(previous: float, interval: float, gap: float) -> None:
+def test_the_schedule_is_late_by_one_interval_at_most(previous: float, interval: float, gap: float) -> None:
     now = previous + gap
     due = next_due(previous, interval, now)
     assert now - due <= interval
@@ -59,7 +59,7 @@ def test_numbers_reach_both_ends_of_their_range(least: int, width: int) -> None:
 
 
 @given(NUMBERS, st.lists(st.integers(1, 50), max_size=20))
-def test_the_same_seed_gives_the_same_lines_in_whatever_batches(seed: int, batches: list[int]) -> None:
+def test_a_seed_gives_the_same_lines_in_any_batches(seed: int, batches: list[int]) -> None:
     one, other = Numbers(0, 32767, seed), Numbers(0, 32767, seed)
     assert b"".join(one.lines(count) for count in batches) == other.lines(sum(batches))
 

@@ -1,4 +1,4 @@
-"""A mirror's folder has the source's segments, byte for byte, whatever stands in between."""
+"""The mirror copies the source's segments byte for byte, whatever is between the two."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from echo.mirror import Link, Mirror, mirror, upstream
 from echo.mirror.copies import FINISHED_SEGMENTS, Copies, Copy, NotNumbers
-from echo.mirror.mirror import LONGEST_PAUSE, SHORTEST_PAUSE, pause
+from echo.mirror.mirror import MAX_PAUSE_SECONDS, MIN_PAUSE_SECONDS, pause
 from echo.mirror.numbers import are_numbers
 from echo.settings import Settings
 from echo.store import MAX_LINE_BYTES, DataFolder, NotReady, SegmentName
@@ -30,10 +30,10 @@ LINES = st.lists(st.integers(-(10**6), 10**6).map(lambda number: b"%d\n" % numbe
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let silence and pauses be short."""
-    monkeypatch.setattr(upstream, "SILENCE_SECONDS", 0.5)
-    monkeypatch.setattr(mirror, "WHOLE_PAUSE", 0.05)
-    monkeypatch.setattr(mirror, "LONGEST_PAUSE", 0.2)
+    """Shorten the timeouts and pauses."""
+    monkeypatch.setattr(upstream, "READ_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(mirror, "WHOLE_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(mirror, "MAX_PAUSE_SECONDS", 0.2)
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def mirroring(url: str, spool: Path | None = None, token: Path | None = None) ->
 
 
 def copied(mirror: Mirror) -> dict[str, bytes]:
-    """What a reader of the mirror's folder has."""
+    """Return the segments that a reader of the mirror's folder sees."""
     data = DataFolder(mirror.folder)
     with contextlib.suppress(NotReady):
         data.refresh()
@@ -79,7 +79,7 @@ def wait_for_copy(mirror: Mirror, source: Source) -> None:
     wait_until(same)
 
 
-# What is accepted
+# Accepted data
 
 
 @given(st.integers(0, 10**6), st.floats(0, 1))
@@ -90,8 +90,8 @@ def test_a_pause_is_random_and_within_its_bounds(failures: int, where: float) ->
         longest[0] = high
         return low + (high - low) * where
 
-    assert SHORTEST_PAUSE <= pause(failures, chance) <= LONGEST_PAUSE
-    assert longest[0] >= min(mirror.LONGEST_PAUSE, 2 ** min(failures, 10) * SHORTEST_PAUSE)
+    assert MIN_PAUSE_SECONDS <= pause(failures, chance) <= MAX_PAUSE_SECONDS
+    assert longest[0] >= min(mirror.MAX_PAUSE_SECONDS, 2 ** min(failures, 10) * MIN_PAUSE_SECONDS)
 
 
 @given(LINES, st.integers(0, 100), st.integers(0, 100))
@@ -105,7 +105,7 @@ def test_no_other_byte_is_accepted(before: bytes, other: bytes, after: bytes) ->
 
 
 @given(LINES, st.lists(st.integers(0, 50), max_size=20))
-def test_a_copy_has_whole_lines_in_whatever_pieces_they_come(lines: bytes, cuts: list[int]) -> None:
+def test_a_copy_has_whole_lines_of_any_pieces(lines: bytes, cuts: list[int]) -> None:
     with contextlib.closing(Copies(None)) as copies:
         copy = copies.open(SegmentName(STREAM, 0))
         start = 0
@@ -157,7 +157,7 @@ def test_a_mirror_has_the_same_bytes_under_the_same_name(source: Source, log: li
         assert log == [f"following {url}"]
 
 
-def test_silence_is_asked_again_with_a_line_of_overlap(source: Source, log: list[str]) -> None:
+def test_a_silent_source_is_asked_again_from_the_last_line(source: Source, log: list[str]) -> None:
     with serving(source) as url, mirroring(url) as mirror:
         wait_until(lambda: len(source.requests) >= 3)
         assert source.requests[1][1:] == (f"/data/{FIRST}", f"bytes=2-{2**53 - 1}")
@@ -209,12 +209,12 @@ def test_only_what_the_source_dropped_is_missing(source: Source, log: list[str])
         with serving(source, port):
             wait_for_copy(mirror, source)
         assert copied(mirror) == {FIRST: b"1\n22\n", f"{STREAM}-7": b"4\n", f"{STREAM}-9": b"5\n"}
-    assert f"{url} does not keep segment {FIRST} any more" in log
+    assert f"{url} no longer keeps segment {FIRST}" in log
 
 
 @pytest.mark.parametrize("length", [None, "5"], ids=["no length", "length cut short"])
-def test_a_head_that_is_cut_short_is_no_gap(source: Source, length: str | None) -> None:
-    """A live range may end before the segment does, as when the source stops."""
+def test_a_truncated_head_is_not_a_gap(source: Source, length: str | None) -> None:
+    """A live range may end before the segment does, for example when the source stops."""
     source.segments[FIRST] = b"1\n" * 2600
     first = source.segments[FIRST]
     source.rotate(b"9\n", gap=10)
@@ -256,8 +256,8 @@ def test_a_new_stream_is_copied_from_its_oldest_segment(source: Source) -> None:
         assert list(copied(mirror)) == [FIRST, "0a0b0c0d-0", "0a0b0c0d-2"]
 
 
-def test_a_source_that_is_behind_is_waited_for(source: Source, log: list[str]) -> None:
-    """As another mirror that begins anew."""
+def test_a_mirror_waits_for_a_source_that_is_behind(source: Source, log: list[str]) -> None:
+    """The source may be a mirror that started over."""
     port = free_port()
     with contextlib.ExitStack() as stack:
         with serving(source, port) as url:
@@ -267,18 +267,18 @@ def test_a_source_that_is_behind_is_waited_for(source: Source, log: list[str]) -
             wait_for_copy(mirror, source)
         later = source.segments.pop(last)
         with serving(source, port):
-            wait_until(lambda: [line for line in log if f"does not have segment {last}, and is at {FIRST}" in line])
+            wait_until(lambda: [line for line in log if f"has no segment {last}, only {FIRST}" in line])
             assert os.readlink(mirror.folder).endswith("5")
             source.append(later + b"4\n", last)
             wait_for_copy(mirror, source)
 
 
-def test_a_lost_end_of_an_answer_is_no_missing_segment(source: Source, log: list[str]) -> None:
+def test_a_truncated_response_is_not_a_missing_segment(source: Source, log: list[str]) -> None:
     with serving(source) as url, mirroring(url) as mirror:
         wait_for_copy(mirror, source)
         source.answer = raw(b"HTTP/1.1 410 Gone\r\nContent-Le")
-        wait_until(lambda: [line for line in log if "its answer was cut short" in line])
-        assert not [line for line in log if "does not have segment" in line]
+        wait_until(lambda: [line for line in log if "the response was cut short" in line])
+        assert not [line for line in log if "has no segment" in line]
         source.answer = lambda handler: False
         source.append(b"3\n")
         wait_for_copy(mirror, source)
@@ -305,7 +305,7 @@ def test_a_spool_is_continued(source: Source, tmp_path: Path) -> None:
             assert source.requests[0] == ("GET", f"/data/{FIRST}", f"bytes=2-{2**53 - 1}")
 
 
-def test_a_spool_is_for_one_mirror_and_a_private_folder_is_removed(source: Source, tmp_path: Path) -> None:
+def test_a_spool_has_one_mirror_a_private_folder_is_removed(source: Source, tmp_path: Path) -> None:
     with serving(source) as url, mirroring(url, tmp_path), pytest.raises(OSError, match="in use by another echo"):
         Mirror(Settings(source=url, spool=tmp_path, source_token_file=None, source_ca=None))
     with serving(source) as url, mirroring(url) as mirror:
@@ -325,7 +325,7 @@ def test_the_age_of_old_numbers_is_copied(source: Source) -> None:
         assert DataFolder(mirror.folder).refresh().modified > 1420070400
 
 
-def test_where_ranges_are_dropped_it_compares_and_continues(source: Source) -> None:
+def test_without_ranges_the_mirror_compares_and_continues(source: Source) -> None:
     def whole(handler: Handler) -> bool:
         handler.serve(ranges=False)
         return True
@@ -341,8 +341,8 @@ def test_where_ranges_are_dropped_it_compares_and_continues(source: Source) -> N
 
 
 @pytest.mark.parametrize("less", [b"1\n", b"1\n22\n"])
-def test_a_source_that_has_less_is_waited_for_until_it_goes_on(source: Source, log: list[str], less: bytes) -> None:
-    """As one that was restored from an older copy."""
+def test_a_mirror_waits_for_a_source_that_has_less(source: Source, log: list[str], less: bytes) -> None:
+    """The source may have been restored from an older copy."""
     port = free_port()
     source.append(b"3\n")
     with contextlib.ExitStack() as stack:
@@ -359,9 +359,7 @@ def test_a_source_that_has_less_is_waited_for_until_it_goes_on(source: Source, l
 
 
 @pytest.mark.parametrize("where", ["source", "copy"])
-def test_other_numbers_under_the_same_name_are_fetched_anew(
-    source: Source, tmp_path: Path, log: list[str], where: str
-) -> None:
+def test_a_changed_segment_is_copied_again(source: Source, tmp_path: Path, log: list[str], where: str) -> None:
     with serving(source) as url:
         with mirroring(url, tmp_path) as mirror:
             wait_for_copy(mirror, source)
@@ -371,10 +369,10 @@ def test_other_numbers_under_the_same_name_are_fetched_anew(
             mirror.folder.write_bytes(b"7\n77\n")
         with mirroring(url, tmp_path) as mirror:
             wait_for_copy(mirror, source)
-    assert any("has other numbers than before" in line for line in log)
+    assert any("sent other bytes than before" in line for line in log)
 
 
-def test_a_broken_connection_brings_it_further_each_time(source: Source) -> None:
+def test_each_broken_connection_makes_progress(source: Source) -> None:
     text = b"".join(b"%d\n" % number for number in range(20_000))
     source.segments[FIRST] = text
 
@@ -408,11 +406,11 @@ def test_a_token_is_sent_and_read_again(source: Source, tmp_path: Path) -> None:
         Mirror(Settings(source=url, spool=None, source_token_file=token, source_ca=None))
 
 
-# What is refused
+# Refused responses
 
 
 def live(handler: Handler, body: bytes, start: int | None = None) -> bool:
-    """Answer with a live range of these bytes, which ends."""
+    """Answer with a live range that ends after `body`."""
     if handler.range[1] == 0:
         return False
     first = start if start is not None else handler.range[0]
@@ -459,24 +457,24 @@ def silent(handler: Handler) -> bool:
 REFUSED: dict[str, tuple[Callable[[Handler], bool], str]] = {
     "page": (page, "names no segment"),
     "text": (text(200), "names no segment"),
-    "redirect": (text(302, b"", ("Location", "/elsewhere")), "redirects are not followed"),
-    "not found": (text(404), "404: that is no echo's /data"),
-    "bad request": (text(400), "400: that is no echo's /data"),
-    "token": (text(401), "401: it wants a token"),
+    "redirect": (text(302, b"", ("Location", "/elsewhere")), "cannot follow redirects"),
+    "not found": (text(404), "404: not an echo's /data"),
+    "bad request": (text(400), "400: not an echo's /data"),
+    "token": (text(401), "401: the token is missing or wrong"),
     "not ready": (text(503, b"no number yet\n"), "503: no number yet"),
-    "no words": (text(503, b"\x1b\x07\n"), "503: it is not ready"),
-    "no http": (raw(b"220 ready\r\n"), "the connection broke off, or speaks no HTTP"),
+    "no words": (text(503, b"\x1b\x07\n"), "503: not ready"),
+    "no http": (raw(b"220 ready\r\n"), "the connection was closed or is not HTTP"),
     "cut head": (raw(b"HTTP/1.1 206 Par"), "names no segment"),
     "silence": (silent, "does not answer"),
-    "no number": (lambda handler: live(handler, b"<html>\n"), "its data is not numbers"),
+    "no number": (lambda handler: live(handler, b"<html>\n"), "the data is not one number per line"),
     "endless line": (lambda handler: live(handler, b"7" * 70_000), "a line has more than 4096 bytes"),
-    "empty": (lambda handler: live(handler, b""), "it ends the range, and brings nothing"),
-    "another part": (lambda handler: live(handler, b"1\n", 1000), "has other numbers than before"),
+    "empty": (lambda handler: live(handler, b""), "closed the stream without sending data"),
+    "another part": (lambda handler: live(handler, b"1\n", 1000), "sent other bytes than before"),
 }
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_no_echo_is_said_once_and_not_copied(source: Source, log: list[str], kind: str) -> None:
+def test_other_servers_are_logged_once_and_not_copied(source: Source, log: list[str], kind: str) -> None:
     answer, words = REFUSED[kind]
     count = [0]
 
@@ -495,7 +493,7 @@ def test_what_is_no_echo_is_said_once_and_not_copied(source: Source, log: list[s
         wait_until(lambda: mirror.status.link is Link.FOLLOWING and not mirror.status.problem)
 
 
-def test_numbers_before_something_false_are_all_that_is_copied(source: Source, log: list[str]) -> None:
+def test_only_numbers_before_other_data_are_copied(source: Source, log: list[str]) -> None:
     source.segments[FIRST] = b"1\n2\n3\nx\n4\n"
     with serving(source) as url, mirroring(url) as mirror:
         wait_until(lambda: len(source.requests) >= 4)
@@ -514,7 +512,7 @@ def test_a_loop_is_refused(source: Source, log: list[str]) -> None:
         wait_until(lambda: mirror.status.via[:1] == ("other",))
 
 
-def test_a_full_disk_is_said_once_and_recovered_from(
+def test_a_full_disk_is_logged_once_and_survived(
     source: Source, log: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pwrite = os.pwrite
@@ -543,7 +541,7 @@ def test_a_removed_copy_is_fetched_again(source: Source, tmp_path: Path) -> None
 
 @pytest.mark.serial
 def test_one_hop_is_quick(source: Source) -> None:
-    """The file has a number soon after it was sent: half of them within 5 ms, with much room."""
+    """Half of the numbers reach the file within 5 ms, which leaves ample room."""
     with serving(source) as url, mirroring(url) as mirror:
         wait_for_copy(mirror, source)
         times = []

@@ -195,7 +195,7 @@ def test_variables_of_others_are_ignored(program: str) -> None:
 def test_a_misspelt_variable_is_refused(refusal: Refusal, program: str, name: str) -> None:
     known = {"generator": "GENERATOR_COUNT, GENERATOR_FILE,", "echo": "ECHO_FOLLOWERS, ECHO_HEARTBEAT,"}[program]
     assert refusal(program, [], {name: "1"}).startswith(
-        f"{program}: unknown environment variable {name}: there is {known}"
+        f"{program}: unknown environment variable {name}: use one of {known}"
     )
 
 

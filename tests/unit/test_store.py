@@ -1,4 +1,4 @@
-"""The data folder as its readers see it: segments by name, whole lines only, nothing lost without a gap."""
+"""The reader's side of the data folder: named segments, whole lines, and no loss without a gap."""
 
 import contextlib
 import itertools
@@ -43,7 +43,7 @@ def data(path: Path) -> DataFolder:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Lets time pass."""
+    """Return a function that advances the clock by a number of seconds."""
     passed = [0.0]
     monotonic = time.monotonic
     monkeypatch.setattr("echo.store.folder.time.monotonic", lambda: monotonic() + passed[0])
@@ -150,7 +150,7 @@ def test_a_segment_is_the_whole_lines_of_its_file(data: DataFolder, writer: Writ
     assert data.segments() == [found] and data.find(STREAM, 0) is found
 
 
-def test_a_torn_end_is_not_served_until_it_is_a_line(data: DataFolder, writer: Writer) -> None:
+def test_a_torn_line_is_not_served(data: DataFolder, writer: Writer) -> None:
     for more, served in [(b"1\n22\n33", 5), (b"3", 5), (b"\n", 9), (b"4", 9)]:
         writer.append(more)
         assert data.refresh().size == served
@@ -188,7 +188,7 @@ def test_bytes_are_only_ever_added(pieces: list[bytes]) -> None:
         assert steps(found.count()) == (found.size, before.count(b"\n"))
 
 
-def test_lines_begin_and_end_where_lines_do(data: DataFolder, writer: Writer) -> None:
+def test_lines_returns_whole_lines(data: DataFolder, writer: Writer) -> None:
     writer.append(b"1\n" + b"7" * 1000 + b"\n2\n")
     found = data.refresh()
     assert found.lines(0, 100) == b"1\n"
@@ -201,7 +201,7 @@ def test_lines_begin_and_end_where_lines_do(data: DataFolder, writer: Writer) ->
 
 
 @pytest.mark.serial
-def test_a_look_at_an_unchanged_folder_costs_one_stat(data: DataFolder, writer: Writer) -> None:
+def test_refreshing_an_unchanged_folder_costs_one_stat(data: DataFolder, writer: Writer) -> None:
     writer.append(b"1\n" * 5000)
     found = data.refresh()
 
@@ -222,7 +222,7 @@ def test_small_reads_need_no_system_call(data: DataFolder, writer: Writer, monke
 # Not ready
 
 
-def test_nothing_is_not_ready_until_it_has_a_number(data: DataFolder, writer: Writer, path: Path) -> None:
+def test_a_folder_is_ready_once_it_has_a_number(data: DataFolder, writer: Writer, path: Path) -> None:
     assert reason(data) == f"{path} does not exist yet"
     for piece in (b"", b"12"):
         writer.append(piece)
@@ -239,7 +239,7 @@ def test_nothing_is_not_ready_until_it_has_a_number(data: DataFolder, writer: Wr
 @pytest.mark.parametrize(
     "make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)], ids=["fifo", "folder", "device"]
 )
-def test_what_is_no_regular_file_is_refused_at_once(data: DataFolder, path: Path, make: Callable[[Path], None]) -> None:
+def test_an_irregular_file_is_refused_at_once(data: DataFolder, path: Path, make: Callable[[Path], None]) -> None:
     make(path)
     assert reason(data) == f"{path} is not a regular file"
 
@@ -249,9 +249,7 @@ def test_a_file_in_a_file_is_not_ready(path: Path) -> None:
     assert reason(DataFolder(path / "data")) == f"cannot read {path / 'data'}: Not a directory"
 
 
-def test_an_unreadable_file_is_not_ready_until_it_is(
-    data: DataFolder, writer: Writer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_file_is_not_ready(data: DataFolder, writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     writer.append(b"1\n")
     opens = os.open
 
@@ -314,7 +312,7 @@ def test_age_follows_a_copy_that_sets_the_time_later(data: DataFolder, writer: W
 
 
 def follow(position: tuple[Segment, int]) -> tuple[bytes, bool, tuple[Segment, int]]:
-    """Read to the end of what there is; whether something was lost."""
+    """Read to the end. Return the text, whether anything was lost, and the position reached."""
     place, offset = position
     text, lost = b"", False
     while True:
@@ -331,7 +329,7 @@ def follow(position: tuple[Segment, int]) -> tuple[bytes, bool, tuple[Segment, i
         place, offset = place.next, 0
 
 
-def test_rotations_between_two_looks_lose_nothing(data: DataFolder, writer: Writer) -> None:
+def test_rotations_between_two_refreshes_lose_nothing(data: DataFolder, writer: Writer) -> None:
     writer.append(b"0\n")
     position = data.refresh(), 0
     for number in range(1, 6):
@@ -356,7 +354,7 @@ def test_a_removed_segment_is_a_gap(data: DataFolder, writer: Writer, clock: Cal
 
 
 def test_a_jump_of_the_writer_is_a_gap(data: DataFolder, writer: Writer, clock: Callable[[float], None]) -> None:
-    """A file system may show the bytes later, so it takes a moment."""
+    """The gap counts only after a delay, because a file system may show the bytes late."""
     writer.append(b"0\n")
     position = data.refresh(), 0
     writer.rotate(b"1\n", gap=100)
@@ -377,10 +375,8 @@ def test_another_stream_is_a_gap(data: DataFolder, writer: Writer) -> None:
     assert follow(position)[:2] == (b"0\n1\n", True)
 
 
-def test_bytes_that_show_up_late_are_waited_for(
-    data: DataFolder, writer: Writer, clock: Callable[[float], None]
-) -> None:
-    """As on FUSE, which caches sizes: the end of the segment is its successor's name."""
+def test_late_bytes_are_waited_for(data: DataFolder, writer: Writer, clock: Callable[[float], None]) -> None:
+    """FUSE caches sizes, so the successor's name gives the segment's end."""
     writer.append(b"0\n")
     position = data.refresh(), 0
     old = writer.file
@@ -433,7 +429,7 @@ def test_only_the_last_removed_segments_stay_readable(data: DataFolder, writer: 
     assert lost == [True] * (20 - folder.REMOVED_SEGMENTS) + [False] * folder.REMOVED_SEGMENTS
 
 
-def test_removed_files_are_closed_when_nobody_is_in_them(
+def test_removed_files_without_readers_are_closed(
     data: DataFolder, writer: Writer, clock: Callable[[float], None]
 ) -> None:
     writer.append(b"0\n")
@@ -450,10 +446,10 @@ def test_removed_files_are_closed_when_nobody_is_in_them(
 
 
 @pytest.mark.parametrize("what", ["all", "segment", "plain"])
-def test_a_full_disk_gets_back_the_space_of_what_was_removed(
+def test_removed_files_release_their_disk_space(
     data: DataFolder, writer: Writer, clock: Callable[[float], None], what: str
 ) -> None:
-    """Also if somebody follows it and is not through."""
+    """The space is freed even if a follower has not read everything."""
     if what == "plain":
         writer.path.write_bytes(b"1\n")
     else:
@@ -476,9 +472,7 @@ def test_a_full_disk_gets_back_the_space_of_what_was_removed(
     assert follow((position[0], 2))[0] == b"2\n"
 
 
-def test_a_removed_finished_segment_is_noticed_on_a_full_disk(
-    data: DataFolder, writer: Writer, clock: Callable[[float], None]
-) -> None:
+def test_a_removed_finished_segment_is_closed(data: DataFolder, writer: Writer, clock: Callable[[float], None]) -> None:
     writer.append(b"1\n")
     data.refresh()
     old = writer.file
@@ -585,22 +579,20 @@ def test_a_damaged_segment_is_not_read_until_the_next(
 
 
 @DAMAGES
-def test_a_damage_that_was_not_seen_before_the_next_is_a_gap(
-    data: DataFolder, writer: Writer, damage: Callable[[Path], None]
-) -> None:
+def test_damage_that_no_refresh_saw_is_a_gap(data: DataFolder, writer: Writer, damage: Callable[[Path], None]) -> None:
     writer.append(b"1\n2\n3\n")
     found = data.refresh()
     damage(writer.file)
     old = writer.file
     writer.rotate(b"4\n")
-    if damage is not damage_replace:  # then the file that was served is as it was
+    if damage is not damage_replace:  # that leaves the file that was served unchanged
         old.unlink()
         assert content(data.refresh()) == b"4\n"
         assert follow((found, 2))[:2] == (b"4\n", True)
 
 
 def test_a_copy_back_continues_the_segment(data: DataFolder, writer: Writer) -> None:
-    """Its identity is its name."""
+    """A segment is identified by its name, not its inode."""
     writer.append(b"1\n2\n3\n")
     found = data.refresh()
     text = writer.file.read_bytes()
@@ -615,7 +607,7 @@ def test_a_copy_back_continues_the_segment(data: DataFolder, writer: Writer) -> 
     assert content(found) == b"1\n2\n3\n4\n"
 
 
-def test_a_hangup_serves_a_damaged_segment_as_it_is(data: DataFolder, writer: Writer) -> None:
+def test_reopen_serves_a_damaged_segment_as_it_is(data: DataFolder, writer: Writer) -> None:
     writer.append(b"1\n2\n3\n")
     found = data.refresh()
     writer.file.write_bytes(b"4\n5\n")
@@ -633,7 +625,7 @@ def test_a_reopen_keeps_a_healthy_segment(data: DataFolder, writer: Writer) -> N
     assert content(found) == b"1\n"
 
 
-def test_a_change_in_the_midst_of_a_look_shows_at_the_next(
+def test_a_change_during_a_refresh_is_seen_by_the_next(
     data: DataFolder, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pread = os.pread
@@ -675,9 +667,7 @@ def test_a_plain_file_is_a_stream_of_its_own(data: DataFolder, path: Path) -> No
 
 
 @DAMAGES
-def test_a_plain_file_that_was_changed_has_another_name(
-    data: DataFolder, path: Path, damage: Callable[[Path], None]
-) -> None:
+def test_a_changed_plain_file_gets_a_new_name(data: DataFolder, path: Path, damage: Callable[[Path], None]) -> None:
     path.write_bytes(b"1\n2\n3\n")
     found = data.refresh()
     damage(path)
@@ -701,9 +691,7 @@ def test_a_rotated_plain_file_is_read_to_its_end(data: DataFolder, path: Path) -
     assert follow(position)[:2] == (b"1\n2\n3\n", True)
 
 
-def test_a_plain_file_that_was_taken_over_becomes_a_segment(
-    data: DataFolder, writer: Writer, clock: Callable[[float], None]
-) -> None:
+def test_a_plain_file_can_become_a_segment(data: DataFolder, writer: Writer, clock: Callable[[float], None]) -> None:
     writer.path.write_bytes(b"1\n")
     before = data.refresh()
     writer.path.rename(writer.file)

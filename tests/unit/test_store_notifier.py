@@ -1,4 +1,4 @@
-"""Changes of the data folder are noticed at once, also where inotify is silent; nothing is lost over FUSE."""
+"""The notifier reports changes at once, also where inotify does not; FUSE loses nothing."""
 
 import asyncio
 import contextlib
@@ -16,8 +16,8 @@ from support import need, wait_until
 from support.writer import opened
 
 
-class Noticing:
-    """A notifier in a loop of its own, and how often it found something new."""
+class Watched:
+    """A data folder with a notifier, and the states that the notifier found."""
 
     def __init__(self, path: Path) -> None:
         self.data = DataFolder(path)
@@ -38,8 +38,8 @@ class Noticing:
 
 
 @contextlib.contextmanager
-def noticing(path: Path) -> Iterator[Noticing]:
-    found = Noticing(path)
+def watched(path: Path) -> Iterator[Watched]:
+    found = Watched(path)
     loop = asyncio.new_event_loop()
     task = loop.create_task(found.notifier.run(found.refresh))
 
@@ -74,7 +74,7 @@ def test_a_change_is_noticed_without_polling(
     monkeypatch.setattr(notifier, "CHECK_SECONDS", 3600)
     with opened(tmp_path / "data") as writer:
         writer.append(b"1\n")
-        with noticing(tmp_path / "data") as found:
+        with watched(tmp_path / "data") as found:
             wait_until(lambda: found.notifier.how == "inotify" and found.seen)
             for _ in range(5):
                 change(writer)
@@ -94,7 +94,7 @@ def test_without_inotify_it_polls(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr("inotify_simple.INotify.add_watch", refuse)
     with opened(tmp_path / "data") as writer:
         writer.append(b"1\n")
-        with noticing(tmp_path / "data") as found:
+        with watched(tmp_path / "data") as found:
             for _ in range(3):
                 writer.append(b"2\n")
                 end = writer.end
@@ -108,19 +108,19 @@ def bound(folder: Path, mount: Path) -> Iterator[None]:
     mount.mkdir()
     mounted = subprocess.run([need("bindfs"), folder, mount], capture_output=True, text=True)
     if mounted.returncode:
-        pytest.skip(f"bindfs cannot mount here: {mounted.stderr.strip()}")
+        pytest.skip(f"cannot mount with bindfs: {mounted.stderr.strip()}")
     try:
         yield
     finally:
         subprocess.run(["umount", "--lazy", mount], check=True)
 
 
-def test_nothing_is_lost_over_fuse_with_the_writer_behind_it(tmp_path: Path) -> None:
+def test_fuse_loses_nothing_when_the_writer_is_behind_it(tmp_path: Path) -> None:
     (tmp_path / "behind").mkdir()
     written = b""
     with bound(tmp_path / "behind", tmp_path / "mount"), opened(tmp_path / "behind" / "data", 2000, 100) as writer:
         writer.append(b"0\n")
-        with noticing(tmp_path / "mount" / "data") as found:
+        with watched(tmp_path / "mount" / "data") as found:
             wait_until(lambda: found.data.current)
             first = found.data.current
             assert first
@@ -139,11 +139,11 @@ def test_nothing_is_lost_over_fuse_with_the_writer_behind_it(tmp_path: Path) -> 
                 return text
 
             wait_until(lambda: followed() == b"0\n" + written)
-            for _ in range(20):  # until it is known that inotify is silent here
+            for _ in range(20):  # until the notifier detects that inotify is silent here
                 writer.append(b"9\n")
                 end = writer.end
                 wait_until(lambda end=end: found.data.current and found.data.current.end == end)  # type: ignore[misc]
                 if found.notifier.how == "polling":
                     break
             else:
-                raise AssertionError("inotify is trusted still")
+                raise AssertionError("the notifier still trusts inotify")
