@@ -432,7 +432,7 @@ def test_a_segment_is_resumed_to_its_bytes_across_a_rotation(data: Path, client:
         while not finished:
             finished = "link" in requests.head(echo.url + address).headers
             fetched = subprocess.run(command, timeout=20, capture_output=True, text=True)
-            # aria2c takes a file that grew for another one: it fails, and what it has stays right.
+            # aria2c refuses to resume a file that has grown. The bytes it has stay valid.
             assert fetched.returncode == 0 or client == "aria2c", fetched
             assert echo.get(address).content.startswith(copy.read_bytes())
             size = copy.stat().st_size
@@ -596,7 +596,7 @@ def test_a_live_range_of_much_is_all_of_it(data: Path, writer: Writer) -> None:
 def test_a_live_range_ahead_of_this_replica_is_waited_for(data: Path, writer: Writer) -> None:
     writer.append(b"10\n")
     with serving(data) as echo, echo.ask("/data", f"Range: bytes=6-{LIVE}") as client:
-        assert echo.status()["offset"] == 3  # asked after the other, so that one waits
+        assert echo.status()["offset"] == 3  # answered after the first request, which therefore waits
         writer.append(b"20\n")
         writer.append(b"30\n")
         response = http.client.HTTPResponse(client)

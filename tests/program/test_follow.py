@@ -249,7 +249,7 @@ def test_a_position_in_an_earlier_segment_is_resumed_there(echo: Echo, writer: W
 @pytest.mark.parametrize("query", [f"&last-event-id={STREAM}-15", "&offset=15"])
 def test_a_position_ahead_of_this_replica_is_waited_for(echo: Echo, writer: Writer, query: str) -> None:
     with echo.ask(f"/data?follow{query}") as client:
-        assert echo.status()["offset"] == 9  # asked after the other, so that one waits
+        assert echo.status()["offset"] == 9  # answered after the first request, which therefore waits
         writer.append(b"40\n")
         writer.append(b"50\n60\n")
         wait_until(lambda: b"60\n" in client.recv(4096))
@@ -372,7 +372,7 @@ def test_nothing_is_lost_in_silence_at_any_speed(data: Path, kind: dict[str, str
 
 
 def test_a_plain_file_that_was_replaced_is_gone(data: Path) -> None:
-    """A slow reader of a truncated segment is told too."""
+    """A slow reader of a truncated segment gets the message too."""
     data.write_bytes(b"1\n2\n")
     with serving(data, "--stale", "0") as echo, Stream(echo.url, "", EVENTS) as events:
         events.numbers_are("1 2")
