@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support import ROOT
+from support import ROOT, locked
 
 OLDEST = ["supervisor==4.2.5", "setuptools<81"]  # Debian 12's version; it imports pkg_resources
 
@@ -16,10 +16,11 @@ OLDEST = ["supervisor==4.2.5", "setuptools<81"]  # Debian 12's version; it impor
 def environment(name: str, python: str, *packages: str) -> str:
     """Make a virtual environment with these packages, once. Return its Python."""
     folder = ROOT / ".cache" / name
-    if not (folder / "done").exists():
-        subprocess.run([python, "-m", "venv", "--clear", folder], check=True)
-        subprocess.run([folder / "bin" / "pip", "install", "--quiet", *packages], check=True)
-        (folder / "done").touch()
+    with locked(name):  # other workers wait
+        if not (folder / "done").exists():
+            subprocess.run([python, "-m", "venv", "--clear", folder], check=True)
+            subprocess.run([folder / "bin" / "pip", "install", "--quiet", *packages], check=True)
+            (folder / "done").touch()
     return str(folder / "bin" / "python")
 
 
