@@ -132,7 +132,7 @@ class Server(Program):
         return self
 
     def warm_up(self) -> None:
-        """Follow once in each format, so that one-time costs of the first follower are not measured."""
+        """Follow once in each format. Otherwise the bench would measure the one-time costs of the first follower."""
         for accept in ("text/plain", "text/event-stream"):
             with self.request("/data?follow&tail=0", accept) as client:
                 client.recv(4096)

@@ -73,7 +73,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: not serial(item))
     for item in items:
         if group := coupling(item) or ("serial" if serial(item) else ""):
-            item.add_marker(pytest.mark.xdist_group(group))  # so that one worker launches each coupling once
+            item.add_marker(pytest.mark.xdist_group(group))  # each coupling is launched once, by one worker
 
 
 def serial(item: pytest.Item | None) -> bool:

@@ -76,11 +76,8 @@ class Data:
         self.folder = folder
         self.followers = followers
         self.chunks = ChunkCache()
-        self.published: tuple[Segment | None, int, int] = (
-            None,
-            0,
-            0,
-        )  # current segment, bytes grown, unfinished segments
+        # The current segment, the bytes grown and the count of unfinished segments, as last sent to the followers.
+        self.published: tuple[Segment | None, int, int] = (None, 0, 0)
         self.current: Representation | None = None
 
     def __call__(self, request: Request) -> Response | Awaitable[Response]:

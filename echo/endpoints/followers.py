@@ -45,10 +45,11 @@ class Followers:
 
     def send_due(self) -> None:
         """Send to some of the followers due, and to the others in later passes of the event loop."""
-        for _ in range(min(SENDS_PER_PASS, len(self.due))):
-            self.due.popleft().resume()
-        if self.due:
+        now = [self.due.popleft() for _ in range(min(SENDS_PER_PASS, len(self.due)))]
+        if self.due:  # scheduled first, so that a fault in one follower does not hold up the others
             asyncio.get_running_loop().call_soon(self.send_due)
+        for follower in now:
+            follower.resume()
 
     async def wait_for_change(self, deadline: float) -> None:
         """Return at the next change, or at `deadline` of the monotonic clock."""

@@ -1,4 +1,4 @@
-"""The documents say what there is, and all of it: settings, endpoints, metrics, couplings, modules, versions, links."""
+"""The documents are complete and right: settings, endpoints, metrics, couplings, modules, versions, links."""
 
 import ast
 import re

@@ -106,6 +106,32 @@ def test_many_followers_leave_room_for_requests(data: Data, writer: Writer) -> N
     assert asyncio.run(passes()) == [SENDS_PER_PASS, 2 * SENDS_PER_PASS, many]
 
 
+def test_a_fault_in_one_follower_does_not_stop_the_others(data: Data, writer: Writer) -> None:
+    async def last_one_is_served() -> bool:
+        data.followers.limit = SENDS_PER_PASS + 1
+        streams = [follow(data) for _ in range(SENDS_PER_PASS + 1)]
+        faulty, *_, last = data.followers.at_end
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(faulty), "resume", fail_for(faulty, type(faulty).resume))
+            writer.append(b"30\n")
+            with pytest.raises(ZeroDivisionError):
+                data.refresh()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        return any(stream.body is last and stream.sent == b"10\n20\n30\n" for stream in streams)
+
+    assert asyncio.run(last_one_is_served())
+
+
+def fail_for(faulty: Follower, resume: Callable[[Follower], None]) -> Callable[[Follower], None]:
+    def resume_or_fail(follower: Follower) -> None:
+        if follower is faulty:
+            raise ZeroDivisionError
+        resume(follower)
+
+    return resume_or_fail
+
+
 def test_a_blocked_follower_goes_on_when_it_can(data: Data, writer: Writer) -> None:
     stream = follow(data)
     stream.blocked = True
